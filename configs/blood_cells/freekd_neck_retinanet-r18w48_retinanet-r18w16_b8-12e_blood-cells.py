@@ -1,0 +1,18 @@
+"""Stage 2: FreeKD on the FPN, with the prompts of stage 1. Preset `paper`; weights are shares of the task's gradient."""
+_base_ = ['./retinanet_r18w16_b8-12e_blood-cells.py']
+model = dict(
+    _delete_=True,
+    type='freqkd.Distiller',
+    student={{_base_.model}},
+    teacher=dict(
+        config='configs/blood_cells/retinanet_r18w48_b8-36e_blood-cells.py',
+        checkpoint='data/teachers/blood-cells_retinanet-r18w48.pth'),
+    monitor=20,
+    terms=dict(
+        loss_freekd=dict(
+            type='freqkd.DistillTerm',
+            student='neck',
+            align=dict(type='freqkd.ConvAlign', student_channels=32, teacher_channels=64, num_levels=5),
+            loss=dict(type='freqkd.FreeKDLoss', channels=64, num_levels=5, num_prompts=2, preset='paper'),
+            prompts='work_dirs/prompts_neck_retinanet-r18w48_b8-4e_blood-cells/prompts.pth',
+            weight=dict(share=0.5, iters=50))))

@@ -1,0 +1,219 @@
+"""Aligns: bring student maps to the teacher's channels and both to one size, before a loss compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqkd.checks import as_maps, check_at_least, check_choice, check_same_shape, upcast
+
+RESIZE_CHOICES = ("teacher", "student")
+
+Maps = Tensor | Sequence[Tensor]
+
+
+def resize_pair(student: Tensor, teacher: Tensor, resize: str | None) -> tuple[Tensor, Tensor]:
+    """Resize one map to the size of the other: bilinear, pixel centres aligned.
+
+    Args:
+        student: (N, C, H, W).
+        teacher: (N, C', H', W').
+        resize: whose size both end with, "teacher" or "student"; None leaves them as they are.
+
+    Raises:
+        ValueError: `resize` is another word.
+
+    Example:
+        >>> import torch
+        >>> small, large = torch.ones(1, 1, 2, 2), torch.ones(1, 1, 4, 4)
+        >>> [tuple(x.shape) for x in resize_pair(small, large, "student")]
+        [(1, 1, 2, 2), (1, 1, 2, 2)]
+    """
+    if resize is not None:
+        check_choice("resize", resize, RESIZE_CHOICES)
+    if resize == "teacher":
+        student = _resize(student, teacher)
+    elif resize == "student":
+        teacher = _resize(teacher, student)
+    return student, teacher
+
+
+def _resize(x: Tensor, like: Tensor) -> Tensor:
+    if x.shape[-2:] == like.shape[-2:]:
+        return x
+    return F.interpolate(upcast(x), size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class LevelAlign(nn.Module):
+    """Run one layer per level over the student's maps, then resize; the base of every align with weights.
+
+    Args:
+        layers: a module per level, from the student's channels to the teacher's.
+        resize: see `resize_pair`; None demands equal sizes.
+
+    Shape:
+        student_feats, teacher_feats: a map (N, C, H, W) per layer, or one map. Output: two lists of maps.
+
+    Raises:
+        ValueError: a number of maps other than the number of layers, or maps that do not fit afterwards.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], resize: str | None = None) -> None:
+        super().__init__()
+        if resize is not None:
+            check_choice("resize", resize, RESIZE_CHOICES)
+        self.layers = nn.ModuleList(layers)
+        self.resize = resize
+
+    def forward(self, student_feats: Maps, teacher_feats: Maps) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the aligned student maps and the teacher maps they compare with."""
+        pairs = as_maps(student_feats, teacher_feats)
+        if len(pairs) != len(self.layers):
+            raise ValueError(f"{type(self).__name__} has num_levels={len(self.layers)}, got {len(pairs)} student_feats")
+        aligned = []
+        for index, (layer, (student, teacher)) in enumerate(zip(self.layers, pairs)):
+            self.check_level(index, student, teacher)
+            student, teacher = resize_pair(layer(student), teacher, self.resize)
+            check_same_shape(student, teacher, f"features of level {index}, aligned,")
+            aligned.append((student, teacher))
+        return [student for student, _ in aligned], [teacher for _, teacher in aligned]
+
+    def check_level(self, index: int, student: Tensor, teacher: Tensor) -> None:
+        """Raise ValueError where the maps of a level do not suit its layer; subclasses that know channels override it."""
+
+
+class ConvAlign(LevelAlign):
+    """A convolution per level from the student's channels to the teacher's.
+
+    Args:
+        student_channels: a number, or one per level.
+        teacher_channels: a number, or one per level.
+        num_levels: pyramid levels.
+        kernel_size: odd; the map keeps its size.
+        resize: whose size both end with, "teacher" or "student"; None demands equal sizes.
+
+    Shape:
+        student_feats: maps (N, student_channels, H, W); teacher_feats: maps (N, teacher_channels, H', W').
+
+    Raises:
+        ValueError: an argument out of range, or maps of other channels.
+
+    References:
+        FitNets, arXiv 1412.6550 (a convolutional regressor on the student); FreeKD, arXiv 2311.12079, uses 1 x 1.
+
+    Config::
+
+        dict(type='freqkd.ConvAlign', student_channels=128, teacher_channels=256, num_levels=5)
+
+    Example:
+        >>> import torch
+        >>> align = ConvAlign(student_channels=2, teacher_channels=4, num_levels=1, resize="teacher")
+        >>> students, teachers = align([torch.ones(1, 2, 4, 4)], [torch.ones(1, 4, 8, 8)])
+        >>> students[0].shape, teachers[0].shape
+        (torch.Size([1, 4, 8, 8]), torch.Size([1, 4, 8, 8]))
+    """
+
+    def __init__(
+        self,
+        student_channels: int | Sequence[int],
+        teacher_channels: int | Sequence[int],
+        num_levels: int = 1,
+        kernel_size: int = 1,
+        resize: str | None = None,
+    ) -> None:
+        check_at_least("num_levels", num_levels, 1)
+        check_at_least("kernel_size", kernel_size, 1)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, so that maps keep their size, got {kernel_size}")
+        ours = per_level("student_channels", student_channels, num_levels)
+        theirs = per_level("teacher_channels", teacher_channels, num_levels)
+        padding = kernel_size // 2
+        super().__init__((nn.Conv2d(a, b, kernel_size, padding=padding) for a, b in zip(ours, theirs)), resize)
+        self.channels = list(zip(ours, theirs))
+
+    def check_level(self, index: int, student: Tensor, teacher: Tensor) -> None:
+        """Raise ValueError where the maps of a level have other channels than the convolution."""
+        for name, feat, want in zip(("student", "teacher"), (student, teacher), self.channels[index]):
+            if feat.shape[1] != want:
+                raise ValueError(
+                    f"{name}_feats[{index}] has {feat.shape[1]} channels where {name}_channels={want} "
+                    f"(shape {tuple(feat.shape)})"
+                )
+
+
+class ResizeAlign(nn.Module):
+    """Resize each pair of maps to one size; no weights.
+
+    Args:
+        resize: whose size both end with, "teacher" or "student".
+
+    Shape:
+        student_feats, teacher_feats: maps (N, C, H, W) of equal channels, or one map. Output: two lists of maps.
+
+    Raises:
+        ValueError: `resize` is another word, or maps differ in channels or batch size.
+
+    Config::
+
+        dict(type='freqkd.ResizeAlign', resize='teacher')
+
+    Example:
+        >>> import torch
+        >>> students, _ = ResizeAlign()([torch.ones(1, 2, 4, 4)], [torch.ones(1, 2, 8, 8)])
+        >>> students[0].shape
+        torch.Size([1, 2, 8, 8])
+    """
+
+    def __init__(self, resize: str = "teacher") -> None:
+        super().__init__()
+        check_choice("resize", resize, RESIZE_CHOICES)
+        self.resize = resize
+
+    def forward(self, student_feats: Maps, teacher_feats: Maps) -> tuple[list[Tensor], list[Tensor]]:
+        """Return both lists, every pair of one size."""
+        pairs = [resize_pair(*pair, self.resize) for pair in as_maps(student_feats, teacher_feats)]
+        for index, (student, teacher) in enumerate(pairs):
+            check_same_shape(student, teacher, f"features of level {index}, resized,")
+        return [student for student, _ in pairs], [teacher for _, teacher in pairs]
+
+
+class IdentityAlign(nn.Module):
+    """Pass the maps on as two lists of one length: the default, for networks that already agree.
+
+    Shapes are left to the loss: some compare maps of different channels or sizes.
+
+    Config::
+
+        dict(type='freqkd.IdentityAlign')
+
+    Example:
+        >>> import torch
+        >>> students, teachers = IdentityAlign()(torch.ones(1, 2, 4, 4), torch.ones(1, 2, 4, 4))
+        >>> len(students), len(teachers)
+        (1, 1)
+    """
+
+    def forward(self, student_feats: Maps, teacher_feats: Maps) -> tuple[list[Tensor], list[Tensor]]:
+        """Return both as lists."""
+        pairs = as_maps(student_feats, teacher_feats)
+        return [student for student, _ in pairs], [teacher for _, teacher in pairs]
+
+
+def per_level(name: str, value: int | Sequence[int], num_levels: int) -> list[int]:
+    """Return one number per level from a number or a sequence.
+
+    Raises:
+        ValueError: a number below 1, or a sequence of another length.
+
+    Example:
+        >>> per_level("channels", 256, 2)
+        [256, 256]
+    """
+    numbers = [value] * num_levels if isinstance(value, int) else list(value)
+    if len(numbers) != num_levels:
+        raise ValueError(f"{name} must be a number or one per level, {num_levels} of them, got {len(numbers)}")
+    for number in numbers:
+        check_at_least(name, number, 1)
+    return numbers

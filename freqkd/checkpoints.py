@@ -1,0 +1,165 @@
+"""Read checkpoints without running what they contain, load them strictly, name weights by a hash, write atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+EXTRA_PREFIX = "distiller."
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, unsafe, or belongs to another network; the message says what to do."""
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    """Stand in for the `getattr` that MMEngine's log buffers ask for, and for nothing else."""
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    if owner is not HistoryBuffer or name.startswith("_"):
+        raise pickle.UnpicklingError(f"it asks for the attribute {name!r} of {owner!r}")
+    return getattr(owner, name)
+
+
+def _allowed_globals() -> list[Any]:
+    """What a training checkpoint of MMEngine holds beside tensors: numpy scalars and its log buffers."""
+    import numpy as np
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    core = np._core if hasattr(np, "_core") else np.core
+    types = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u4", "u8", "u1", "?")]
+    getters = [(_history_method, f"{module}.getattr") for module in ("builtins", "__builtin__")]
+    return [core.multiarray._reconstruct, core.multiarray.scalar, np.ndarray, np.dtype, HistoryBuffer, *types, *getters]
+
+
+def read_checkpoint(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
+    """Read a checkpoint file or https address to the CPU; by default, tensors and plain data only.
+
+    Args:
+        path: a file, or an https address, which is downloaded once into torch's cache.
+        trust: unpickle anything, which runs code from the file. For files from people you trust.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or holds something other than tensors and plain data.
+    """
+    name = str(path)
+    if name.startswith(("http://", "https://")):
+        name = _download(name)
+    if not os.path.isfile(name):
+        raise CheckpointError(f"checkpoint not found: {name}; check the path, or train it first")
+    try:
+        if name.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return {"state_dict": load_file(name)}
+        if trust:
+            loaded = torch.load(name, map_location="cpu", weights_only=False)
+        else:
+            with torch.serialization.safe_globals(_allowed_globals()):
+                loaded = torch.load(name, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        telling = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unpickler error" in line]
+        reason = (telling or [str(error)])[0].removeprefix("WeightsUnpickler error: ").split(" Please use")[0].split(" was not")[0]
+        raise CheckpointError(
+            f"checkpoint {name} is damaged or holds more than tensors and plain data ({reason}); "
+            "if you trust its author, add --trust-checkpoint"
+        ) from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        reason = str(error).split(". ")[0].split("\n")[0]
+        raise CheckpointError(f"checkpoint {name} is truncated or no checkpoint ({reason}); copy it again") from None
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"checkpoint {name} must hold a dict of weights, got {type(loaded).__name__}")
+    return loaded
+
+
+def _download(address: str) -> str:
+    """Fetch an address into torch's cache and return the file's path."""
+    folder = os.path.join(torch.hub.get_dir(), "checkpoints")
+    target = os.path.join(folder, os.path.basename(address))
+    if not os.path.isfile(target):
+        os.makedirs(folder, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(address, target, progress=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot download {address} ({error}); download it elsewhere and name the file: checkpoint=PATH"
+            ) from None
+    return target
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the student's weights in a checkpoint of either kind: a training checkpoint or a bare state dict."""
+    state = checkpoint.get("state_dict", checkpoint)
+    plain = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    return {key: value for key, value in plain.items() if not key.startswith(EXTRA_PREFIX)}
+
+
+def load_strict(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Load weights that must match exactly.
+
+    Raises:
+        CheckpointError: keys or shapes differ; the message lists the first of them.
+    """
+    own = model.state_dict()
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    missing = sorted(set(own) - set(weights) - counters)
+    unexpected = sorted(set(weights) - set(own))
+    reshaped = sorted(key for key in set(own) & set(weights) if own[key].shape != weights[key].shape)
+    faults = []
+    if missing:
+        faults.append(f"{len(missing)} missing, first {missing[:3]}")
+    if unexpected:
+        faults.append(f"{len(unexpected)} unknown, first {unexpected[:3]}")
+    if reshaped:
+        key = reshaped[0]
+        faults.append(
+            f"{len(reshaped)} of another shape, first {key}: {tuple(weights[key].shape)} in the file, "
+            f"{tuple(own[key].shape)} in the model"
+        )
+    if faults:
+        raise CheckpointError(
+            f"checkpoint {source} is not of this architecture ({type(model).__name__}): {'; '.join(faults)}; "
+            "name the config that it was trained with"
+        )
+    model.load_state_dict({**{key: own[key] for key in counters}, **weights}, strict=True)
+
+
+def hash_weights(weights: Mapping[str, Tensor]) -> str:
+    """Return the sha256 over the sorted tensors as float32, whatever file or precision they were stored in.
+
+    >>> hash_weights({"a": torch.ones(2)}) == hash_weights({"a": torch.ones(2).half()})
+    True
+    >>> hash_weights({"a": torch.ones(2)}) == hash_weights({"b": torch.ones(2)})
+    False
+    """
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        if key.endswith("num_batches_tracked"):
+            continue
+        tensor = weights[key].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{key}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_atomic(value: Any, path: str | os.PathLike[str]) -> None:
+    """Save with `torch.save` so that the file is either whole or absent."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    try:
+        torch.save(value, name)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

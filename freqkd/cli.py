@@ -1,0 +1,111 @@
+"""What the command line tools share: arguments, reading a config, running it, and one clear message on wrong input."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import os.path as osp
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from freqkd.checkpoints import CheckpointError
+from freqkd.compat import read_config
+from freqkd.export import is_distillation, student_config, write_config
+from freqkd.preflight import check_checkpoint, check_data, check_model, check_work_dir
+
+USER_ERRORS = (ValueError, CheckpointError, FileNotFoundError, PermissionError, KeyError, ImportError)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every tool that runs a config takes, as mmdet and mmseg name it."""
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints; default work_dirs/NAME_OF_CONFIG")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="changes to the config: key=value, lists as key=[a,b] or key=a,b, nested keys as a.b.c=value",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--trust-checkpoint", action="store_true", help="also load checkpoints that can run code; for files you trust"
+    )
+
+
+def load_run_config(options: argparse.Namespace) -> Config:
+    """Read the config a tool was called with and apply its options."""
+    os.environ.setdefault("LOCAL_RANK", str(options.local_rank))
+    config = read_config(options.config)
+    if options.cfg_options:
+        config.merge_from_dict(options.cfg_options)
+    config.launcher = options.launcher
+    if options.work_dir:
+        config.work_dir = options.work_dir
+    elif not config.get("work_dir"):
+        config.work_dir = osp.join("work_dirs", osp.splitext(osp.basename(str(options.config).split("::")[-1]))[0])
+    if options.trust_checkpoint and "teacher" in config.get("model", {}):
+        config.model.teacher.trust_checkpoint = True
+    return config
+
+
+def check_training(config: Config, trust: bool = False) -> None:
+    """Look at everything a training needs before it writes anything."""
+    check_work_dir(config)
+    check_data(config)
+    check_checkpoint(config, trust)
+    check_model(config)
+
+
+def build_runner(config: Config) -> Runner:
+    """Make the Runner of a config, of its own type where it names one."""
+    return Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
+
+
+def train(config: Config, trust: bool = False) -> Runner:
+    """Check a training, run it, and leave the student's own config beside its checkpoints."""
+    from mmengine.config import ConfigDict
+
+    check_training(config, trust)
+    ours = str(config.model.get("type", "")).startswith("freqkd.")
+    hooks = list(config.get("custom_hooks") or [])
+    if ours and not any(hook["type"] == "freqkd.ResumeGuard" for hook in hooks):
+        config.custom_hooks = [*hooks, ConfigDict(type="freqkd.ResumeGuard")]
+    runner = build_runner(config)
+    if is_distillation(config) and runner.rank == 0:
+        write_config(student_config(config), osp.join(runner.work_dir, "student_config.py"))
+    runner.train()
+    return runner
+
+
+def evaluate(config: Config, checkpoint: str, work_dir: str) -> dict[str, float]:
+    """Return the metrics of a checkpoint on the config's test split."""
+    config = Config(copy.deepcopy(config.to_dict()))
+    config.work_dir, config.load_from, config.resume = work_dir, checkpoint, False
+    config.experiment_name = f"evaluate_{time.time_ns()}"
+    return {key: float(value) for key, value in build_runner(config).test().items()}
+
+
+def run_tool(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> int:
+    """Run a tool's main: wrong input ends in one line on standard error and exit code 1.
+
+    Set FREQKD_TRACEBACK=1 to see where an error came from.
+    """
+    if os.environ.get("FREQKD_TRACEBACK"):
+        main(arguments)
+        return 0
+    try:
+        main(arguments)
+    except USER_ERRORS as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {text}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; go on with --resume", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,232 @@
+"""A student that learns from a teacher, in the place of the student: MMEngine sees one model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, nn
+
+from freqkd.checkpoints import EXTRA_PREFIX, load_strict
+from freqkd.distillers.teacher import HEADS, Teacher, build_teacher, forked_randomness, freeze_statistics, run_to
+from freqkd.distillers.terms import DistillTerm
+from freqkd.distillers.weights import gradient_norm
+from freqkd.taps import FeatureTap, find_module
+
+_STUDENT = "student."
+_PREPROCESSOR = "data_preprocessor."
+
+
+class Distiller(BaseModel):
+    """Student + teacher + terms.
+
+    In `loss` mode the student's own losses are joined by `distill.<term>`; in every other mode this is the student.
+    Its state dict has the student's own keys, everything else under `distiller.`, and nothing of the teacher: every
+    checkpoint is a student checkpoint.
+
+    Args:
+        student: config of the student network.
+        teacher: `dict(config=..., checkpoint=...)`, see `Teacher`.
+        terms: `{name: DistillTerm or its config}`; names start with `loss_`.
+        inherit: paths of student modules that start from the teacher's weights, e.g. `("neck", "bbox_head")`.
+        monitor: every so many iterations, each term's share of the task's gradient, its weight and its gradient norm go to
+            the log, at the price of one more backward pass to the tap; 0: never.
+
+    Raises:
+        ValueError: a term's name or path is wrong; a tapped feature does not fit its term.
+        CheckpointError: the teacher or the prompts cannot be loaded, on `init_weights` or the first loss.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module | Mapping[str, Any],
+        teacher: Teacher | Mapping[str, Any],
+        terms: Mapping[str, DistillTerm | Mapping[str, Any]],
+        inherit: Sequence[str] = (),
+        monitor: int = 0,
+        data_preprocessor: Any = None,
+    ) -> None:
+        network = student if isinstance(student, nn.Module) else ROOT_MODELS.build(copy.deepcopy(student))
+        super().__init__(data_preprocessor=network.data_preprocessor)
+        self.student = network
+        self.teacher = build_teacher(teacher)
+        if not terms:
+            raise ValueError("terms must hold at least one term, e.g. dict(loss_freekd=dict(type='freqkd.DistillTerm'))")
+        # The terms' own weights must cost the student no random number: alone or distilled, it starts the same.
+        with forked_randomness():
+            self.distiller = nn.ModuleDict({name: self._build_term(name, term) for name, term in terms.items()})
+        for term in self.terms.values():
+            find_module(self.student, term.student_path)
+        for path in inherit:
+            find_module(self.student, path)
+        self.inherit = tuple(inherit)
+        self.monitor = int(monitor)
+        self._prepared = False
+        self._iteration = 0
+        self._register_state_dict_hook(_to_student_keys)
+
+    @staticmethod
+    def _build_term(name: str, term: DistillTerm | Mapping[str, Any]) -> DistillTerm:
+        if not name.startswith("loss_"):
+            raise ValueError(
+                f"a term's name must start with 'loss_', got {name!r}: MMEngine sums the entries whose name contains "
+                f"'loss' and would leave this one out; call it 'loss_{name}'"
+            )
+        if isinstance(term, DistillTerm):
+            return term
+        options = dict(term)
+        options.pop("type", None)
+        return DistillTerm(**options)
+
+    @property
+    def terms(self) -> dict[str, DistillTerm]:
+        """The terms by name."""
+        return dict(self.distiller.items())  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # Hooks and loops of mmdet and mmseg look for `bbox_head`, `with_neck`, `CLASSES` and the like.
+            if name != "student" and "student" in self.__dict__.get("_modules", {}):
+                return getattr(self._modules["student"], name)
+            raise
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name the student's parameters as the student does: layer-decay optimizers look for a leading `backbone`."""
+        before = f"{prefix}.{_STUDENT}" if prefix else _STUDENT
+        after = f"{prefix}." if prefix else ""
+        for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
+            yield (after + name[len(before) :] if name.startswith(before) else name), parameter
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Distiller:
+        self.teacher.apply(fn)
+        return super()._apply(fn, recurse)
+
+    def init_weights(self) -> None:
+        """Initialise the student, let it inherit what it should, and bring in teacher and prompts."""
+        self.student.init_weights()
+        self.prepare()
+        for path in self.inherit:
+            source = find_module(self.teacher.model, path)
+            load_strict(find_module(self.student, path), source.state_dict(), f"the teacher's {path!r}")
+
+    def prepare(self) -> None:
+        """Build the teacher beside the student and load the prompts, once."""
+        if self._prepared:
+            return
+        self.teacher.to(next(self.student.parameters()).device)
+        for term in self.terms.values():
+            find_module(self.teacher.model, term.teacher_path)
+            term.prepare(self.teacher)
+        self._prepared = True
+
+    def rehearse(self, size: tuple[int, int] = (64, 96)) -> None:
+        """Run every term once on a blank image, without training anything: raises what the first iteration would.
+
+        Paths that only run with boxes or queries are left to the first iteration.
+        """
+        self.prepare()
+        paths = [term.student_path for term in self.terms.values()]
+        if not {path.split(".")[0] for path in paths} <= {"backbone", "neck", *HEADS}:
+            return
+        inputs = torch.zeros(1, 3, *size, device=next(self.student.parameters()).device)
+        was_training = self.student.training
+        freeze_statistics(self.student.train())
+        with torch.no_grad(), forked_randomness(), FeatureTap(self.student, paths) as tap:
+            run_to(self.student, inputs, None, paths)
+            seen = {path: tap.maps(path) for path in paths}
+            taught = self._teach(inputs, None)
+            for name, term in self.terms.items():
+                self._term_loss(name, term, seen[term.student_path], taught)
+        self.student.train(was_training)
+
+    def _teach(self, inputs: Tensor, data_samples: Any) -> dict[str, list[Tensor]]:
+        paths = list(dict.fromkeys(term.teacher_path for term in self.terms.values()))
+        images = self.teacher.view(inputs, data_samples, self.data_preprocessor)
+        return self.teacher.extract(images, data_samples, paths)
+
+    @staticmethod
+    def _term_loss(
+        name: str, term: DistillTerm, seen: list[Tensor], taught: dict[str, list[Tensor]]
+    ) -> tuple[Tensor, list[Tensor]]:
+        try:
+            student = term.select(seen, term.student_path, "student")
+            teacher = term.select(taught[term.teacher_path], term.teacher_path, "teacher")
+            return term(student, teacher), student
+        except ValueError as error:
+            raise ValueError(f"terms.{name}: {error}") from None
+
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
+        """Do what the student does; in `loss` mode, add the terms."""
+        if mode != "loss":
+            return self.student(inputs, data_samples, mode=mode)
+        self.prepare()
+        taught = self._teach(inputs, data_samples)
+        paths = list(dict.fromkeys(term.student_path for term in self.terms.values()))
+        with FeatureTap(self.student, paths) as tap:
+            losses: dict[str, Any] = dict(self.student(inputs, data_samples, mode="loss"))
+            seen = {path: tap.maps(path) for path in paths}
+            tap.clear()
+        task, _ = self.parse_losses(losses)
+        watched = self.monitor and self._iteration % self.monitor == 0
+        for name, term in self.terms.items():
+            loss, features = self._term_loss(name, term, seen[term.student_path], taught)
+            factor = term.schedule() if term.schedule is not None else 1.0
+            weight = self._weigh(name, term, task, loss, features, factor, bool(watched))
+            losses[f"distill.{name}"] = loss * weight
+        self._iteration += 1
+        return losses
+
+    @staticmethod
+    def _weigh(
+        name: str, term: DistillTerm, task: Tensor, loss: Tensor, features: list[Tensor], factor: float, watched: bool
+    ) -> Any:
+        """Return the term's weight now, measured first where it is a share, and log what was measured."""
+        if not (term.weight.wants_gradients or watched):
+            return term.weight.value() * factor
+        task_norm, term_norm = gradient_norm(task, features), gradient_norm(loss, features)
+        term.weight.update(task_norm, term_norm)
+        weight = term.weight.value() * factor
+        if watched:
+            share = weight * term_norm / task_norm.clamp(min=1e-30)
+            hub = MessageHub.get_current_instance()
+            for what, value in (("share", share), ("weight", weight), ("grad_norm", term_norm)):
+                hub.update_scalar(f"train/{what}/{name}", float(value))
+            hub.update_scalar("train/grad_norm/task", float(task_norm))
+        return weight
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take the student's own keys, as they stand in a checkpoint, for `student.*`."""
+        metadata = getattr(state_dict, "_metadata", None)
+        for table, root in ((state_dict, prefix), (metadata or {}, prefix)):
+            for key in [key for key in table if key.startswith(root)]:
+                rest = key[len(root) :]
+                if not rest or rest.startswith((EXTRA_PREFIX, _STUDENT)) or rest in ("distiller", "student"):
+                    continue
+                table[f"{root}{_STUDENT}{rest}"] = table[key]
+                if table is state_dict and not rest.startswith(_PREPROCESSOR):
+                    del table[key]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _to_student_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
+    """Rename `student.*` to the student's own keys, in place and in order, for whoever collects a state dict."""
+    before = f"{prefix}{_STUDENT}"
+    for key in [key for key in state_dict if key.startswith(f"{prefix}{_PREPROCESSOR}")]:
+        del state_dict[key]
+    for key in [key for key in state_dict if key.startswith(before)]:
+        state_dict[prefix + key[len(before) :]] = state_dict.pop(key)
+    metadata = getattr(state_dict, "_metadata", {})
+    for key in [key for key in metadata if key.startswith(before)]:
+        metadata[prefix + key[len(before) :]] = metadata.pop(key)
+    # The student's keys first, as a reader of the file expects; the rest after them.
+    for key in [key for key in state_dict if key.startswith(f"{prefix}{EXTRA_PREFIX}")]:
+        state_dict[key] = state_dict.pop(key)

@@ -1,0 +1,75 @@
+"""Show the teacher the student's batch the way the teacher's own preprocessor would have made it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def _normalization(preprocessor: nn.Module, like: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Return mean, deviation and whether channels are swapped, as (1, C, 1, 1) tensors."""
+    channels = like.shape[1]
+    mean, std = getattr(preprocessor, "mean", None), getattr(preprocessor, "std", None)
+    if not getattr(preprocessor, "_enable_normalize", mean is not None):
+        mean = std = None
+    one = like.new_ones(1, channels, 1, 1)
+    mean = one * 0 if mean is None else one * mean.to(like).reshape(1, -1, 1, 1)
+    std = one if std is None else one * std.to(like).reshape(1, -1, 1, 1)
+    swapped = bool(getattr(preprocessor, "_channel_conversion", getattr(preprocessor, "channel_conversion", False)))
+    return mean, std, swapped
+
+
+def describe(preprocessor: nn.Module) -> str:
+    """Word a preprocessor's normalisation for a message."""
+    mean, std, swapped = _normalization(preprocessor, torch.zeros(1, 3, 1, 1))
+    return f"mean {mean.flatten().tolist()}, std {std.flatten().tolist()}, channels {'swapped' if swapped else 'kept'}"
+
+
+def differ(student: nn.Module, teacher: nn.Module) -> bool:
+    """Whether two preprocessors normalise differently.
+
+    >>> a, b = nn.Module(), nn.Module()
+    >>> a.mean, a.std, b.mean, b.std = torch.zeros(3), torch.ones(3), torch.ones(3), torch.ones(3)
+    >>> differ(a, a), differ(a, b)
+    (False, True)
+    """
+    return describe(student) != describe(teacher)
+
+
+def renormalize(inputs: Tensor, data_samples: Sequence[Any] | None, student: nn.Module, teacher: nn.Module) -> Tensor:
+    """Turn images normalised for the student into images normalised for the teacher.
+
+    x_t = (x_s * std_s + mean_s - mean_t) / std_t, channels swapped where one of the two swaps them; the padding, which
+    both preprocessors add after they normalise, is filled with the teacher's pad value. Augmentation of the batch by
+    the student's preprocessor is thereby shared.
+
+    Args:
+        inputs: (N, C, H, W), as the student's preprocessor gave them.
+        data_samples: their samples, whose `img_shape` says where the padding begins; None: no padding.
+        student: the student's data preprocessor.
+        teacher: the teacher's data preprocessor.
+    """
+    mean_s, std_s, swap_s = _normalization(student, inputs)
+    mean_t, std_t, swap_t = _normalization(teacher, inputs)
+    raw = inputs * std_s + mean_s
+    if swap_s != swap_t:
+        raw = raw.flip(1)
+    out = (raw - mean_t) / std_t
+    pad = float(getattr(teacher, "pad_value", getattr(teacher, "pad_val", 0)))
+    for image, sample in zip(out, data_samples or (), strict=False):
+        height, width = sample.metainfo.get("img_shape", image.shape[-2:])[:2]
+        image[:, height:], image[:, :, width:] = pad, pad
+    return out
+
+
+def to_rgb(inputs: Tensor, preprocessor: nn.Module) -> Any:
+    """Undo a normalisation for a picture: (N, C, H, W) inputs to (N, H, W, 3) RGB bytes as a numpy array."""
+    mean, std, swapped = _normalization(preprocessor, inputs)
+    pixels = (inputs * std + mean).clamp(0, 255).byte()
+    if not swapped:
+        # OpenCV reads blue first; a preprocessor that does not swap leaves it so.
+        pixels = pixels.flip(1)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,162 @@
+"""Stage 1: train frequency prompts inside a frozen teacher, by the teacher's own task loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from freqkd.checks import check_at_least
+from freqkd.distillers.teacher import Teacher, build_teacher
+from freqkd.distillers.terms import TEACHER_HASH
+from freqkd.losses.frequency import FreeKDLoss
+from freqkd.prompts import FrequencyPrompt, mask_deviation
+from freqkd.relation import channel_relation
+from freqkd.taps import FeatureEdit
+
+_PLACEHOLDER = dict(type="BaseDataPreprocessor")
+
+
+class PromptTuner(BaseModel):
+    """A frozen teacher whose tapped features pass through frequency prompts; only the prompts are trained.
+
+    loss = the teacher's task loss on the rebuilt features + `overlap_weight` * overlap of the masks. In `predict` mode
+    this is the masked teacher, so validation tells how much of its metric the prompts keep. The checkpoint holds the
+    tokens (and gates, where the relation is "gate") and the hash of the teacher's weights: a few hundred kB.
+
+    Args:
+        teacher: `dict(config=..., checkpoint=...)`, see `Teacher`.
+        loss: config of the `FreeKDLoss` that will use the prompts: its channels, levels, T, preset.
+        tap: path of the tapped module in the teacher.
+        levels: indices of the tapped maps that are masked; None: all.
+        overlap_weight: lambda; the paper uses 1.
+
+    Raises:
+        ValueError: the tap does not exist, or its maps do not fit the prompts.
+        CheckpointError: the teacher cannot be loaded, on `init_weights` or the first batch.
+    """
+
+    teacher_hash: Tensor
+
+    def __init__(
+        self,
+        teacher: Teacher | Mapping[str, Any],
+        loss: Mapping[str, Any],
+        tap: str = "neck",
+        levels: Sequence[int] | None = None,
+        overlap_weight: float = 1.0,
+        data_preprocessor: Any = None,
+    ) -> None:
+        super().__init__(data_preprocessor=_PLACEHOLDER)
+        check_at_least("overlap_weight", overlap_weight, 0)
+        options = {key: value for key, value in dict(loss).items() if key not in ("type", "loss_weight")}
+        template = FreeKDLoss(**options)
+        self.teacher = build_teacher(teacher)
+        self.prompts = template.prompts.requires_grad_(True)
+        self.gates = template.gates.requires_grad_(True)
+        self.tap = tap
+        self.levels = None if levels is None else tuple(levels)
+        self.overlap_weight = overlap_weight
+        self.register_buffer(TEACHER_HASH, torch.zeros(32, dtype=torch.uint8))
+        self._prepared = False
+
+    @property
+    def data_preprocessor(self) -> nn.Module:
+        """The teacher's preprocessor; the teacher is built when someone first asks for it."""
+        self.prepare()
+        return cast(nn.Module, self.teacher.model.data_preprocessor)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PromptTuner:
+        self.teacher.apply(fn)
+        return super()._apply(fn, recurse)
+
+    def init_weights(self) -> None:
+        """Bring in the teacher; the tokens were drawn when they were made."""
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Build the teacher and note its hash, once."""
+        if self._prepared:
+            return
+        device = self.prompts[0].tokens.device
+        self.teacher.to(device)
+        self.teacher.ready_heads()
+        self.teacher_hash.copy_(torch.tensor(list(bytes.fromhex(self.teacher.hash)), dtype=torch.uint8))
+        self._prepared = True
+
+    def rehearse(self, size: tuple[int, int] = (64, 96)) -> None:
+        """Run the tapped part once on a blank image: raises what the first iteration would."""
+        self.prepare()
+        maps = self.teacher.extract(torch.zeros(1, 3, *size, device=self.teacher_hash.device), None, [self.tap])[self.tap]
+        self.edit(maps)
+
+    def edit(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the maps rebuilt from their masked bands; notes the overlap of the masks."""
+        levels = range(len(maps)) if self.levels is None else self.levels
+        if len(levels) != len(self.prompts) or max(levels, default=0) >= len(maps):
+            raise ValueError(
+                f"loss.num_levels must be the number of maps masked at {self.tap!r}, which gives {len(maps)} "
+                f"(levels={self.levels}), got {len(self.prompts)}"
+            )
+        chosen = [maps[level] for level in levels]
+        rebuilt, overlaps = list(maps), []
+        for index, level in enumerate(levels):
+            prompt = cast(FrequencyPrompt, self.prompts[index])
+            feature, overlap = prompt(chosen[index])
+            if len(self.gates):
+                deeper = chosen[index + 1] if index + 1 < len(chosen) else None
+                gain = self.gates[index](channel_relation(chosen[index], deeper))
+                feature = feature * gain[:, :, None, None]
+            rebuilt[level] = feature.to(maps[level].dtype)
+            overlaps.append(overlap)
+        self._overlap = torch.stack(overlaps).mean()
+        return rebuilt
+
+    @torch.no_grad()
+    def measure(self, inputs: Tensor, data_samples: Any = None) -> dict[str, float]:
+        """Return the overlap of the masks and their deviation over space on a batch, means over the levels.
+
+        `overlap` as the prompts measure it; `deviation` of each mask, `mean_deviation` of the mean of the T masks, which
+        is what stage 2 weighs positions by.
+        """
+        self.prepare()
+        maps = self.teacher.extract(inputs, data_samples, [self.tap])[self.tap]
+        chosen = maps if self.levels is None else [maps[level] for level in self.levels]
+        found: dict[str, list[float]] = {"overlap": [], "deviation": [], "mean_deviation": []}
+        for feature, part in zip(chosen, self.prompts, strict=True):
+            prompt = cast(FrequencyPrompt, part)
+            masks = prompt.masks(prompt.decompose(feature))
+            found["overlap"].append(float(prompt.measure_overlap(masks)))
+            found["deviation"].append(float(mask_deviation(masks)))
+            found["mean_deviation"].append(float(mask_deviation([mask.mean(1, keepdim=True) for mask in masks])))
+        return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
+        """Run the masked teacher; in `loss` mode, with the overlap of its masks."""
+        self.prepare()
+        with FeatureEdit(self.teacher.model, self.tap, self.edit):
+            output = self.teacher.model(inputs, data_samples, mode=mode)
+        if mode == "loss":
+            hub = MessageHub.get_current_instance()
+            hub.update_scalar("train/overlap", float(self._overlap.detach()))
+            output = dict(output)
+            output["loss_overlap"] = self._overlap * self.overlap_weight
+        return output
+
+
+def count_prompts(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Describe a prompt state: levels, token sets, prompts, channels.
+
+    >>> count_prompts({"prompts.0.tokens": torch.zeros(10, 2, 64)})
+    {'num_levels': 1, 'bands': 10, 'num_prompts': 2, 'channels': [64]}
+    """
+    tokens = [value for key, value in sorted(state.items()) if key.endswith(".tokens")]
+    if not tokens:
+        raise ValueError("state must hold prompt tokens ('prompts.0.tokens', ...), got none")
+    bands, prompts, _ = tokens[0].shape
+    return dict(num_levels=len(tokens), bands=bands, num_prompts=prompts, channels=[t.shape[2] for t in tokens])

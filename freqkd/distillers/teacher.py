@@ -1,0 +1,220 @@
+"""The teacher: a frozen network that is held, not owned, and runs only as far as it is asked."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_distributed
+from mmengine.logging import print_log
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from freqkd.checkpoints import CheckpointError, hash_weights, load_strict, read_checkpoint, weights_of
+from freqkd.compat import read_config
+from freqkd.distillers.preprocessing import describe, differ, renormalize
+from freqkd.taps import FeatureTap
+
+HEADS = ("decode_head", "auxiliary_head", "bbox_head", "rpn_head")
+_DROPOUTS = ("DropPath", "DropBlock", "StochasticDepth")
+
+
+@contextmanager
+def forked_randomness() -> Iterator[None]:
+    """Leave every random number generator as it was, so that what runs inside costs the student no random number."""
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
+
+
+def _without_initialization(config: Any) -> Any:
+    """Drop what would download or draw weights: the teacher's all come from its checkpoint."""
+    if isinstance(config, Mapping):
+        return {
+            key: None if key == "pretrained" else _without_initialization(value)
+            for key, value in config.items()
+            if key != "init_cfg"
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(_without_initialization(item) for item in config)
+    return config
+
+
+def build_network(config: Mapping[str, Any], scope: str | None) -> nn.Module:
+    """Build the `model` of a config under its own scope, weights left to whoever loads them."""
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build(ConfigDict(copy.deepcopy(_without_initialization(config))))
+
+
+def freeze_statistics(module: nn.Module) -> None:
+    """Put normalisation, dropout and stochastic depth in eval mode, the rest left as it is."""
+    for part in module.modules():
+        normalizes = hasattr(part, "running_mean")
+        if normalizes or isinstance(part, nn.modules.dropout._DropoutNd) or type(part).__name__ in _DROPOUTS:
+            part.eval()
+
+
+def run_to(model: nn.Module, inputs: Tensor, data_samples: Any, paths: Sequence[str]) -> None:
+    """Run a detector or segmenter no further than the deepest of `paths` needs.
+
+    Backbone paths run the backbone, neck paths backbone and neck, head paths those heads on top; a path elsewhere (a
+    RoI head, a transformer) runs the model's whole tensor mode.
+    """
+    roots = {path.split(".")[0] for path in paths}
+    if roots <= {"backbone"}:
+        model.backbone(inputs)
+        return
+    if not roots <= {"backbone", "neck", *HEADS}:
+        model(inputs, data_samples, mode="tensor")
+        return
+    feats = model.extract_feat(inputs)
+    for name in HEADS:
+        if name in roots:
+            head = getattr(model, name)
+            heads = head if isinstance(head, nn.ModuleList) else [head]
+            previous = None
+            for part in heads:
+                # A cascade's later heads refine the answer of the one before.
+                cascaded = name == "decode_head" and previous is not None
+                previous = part.forward(feats, previous) if cascaded else part.forward(feats)
+
+
+class Teacher:
+    """A frozen network built from a config and a checkpoint when it is first needed.
+
+    It is no `nn.Module`, so it appears in no state dict, parameter list, DDP bucket or EMA copy of whoever holds it.
+
+    Args:
+        config: `"mmdet::..."`, `"mmseg::..."`, a config file, or a config.
+        checkpoint: file or https address, loaded strictly; a student made here serves as well.
+        cfg_options: changes to the config, as `--cfg-options` would make them.
+        trust_checkpoint: allow a checkpoint that needs arbitrary unpickling.
+
+    Raises:
+        CheckpointError: on first use, the checkpoint is missing, damaged, or of another architecture.
+    """
+
+    def __init__(
+        self,
+        config: str | Mapping[str, Any],
+        checkpoint: str,
+        *,
+        cfg_options: Mapping[str, Any] | None = None,
+        trust_checkpoint: bool = False,
+    ) -> None:
+        if not checkpoint:
+            raise CheckpointError(
+                "teacher.checkpoint must name trained weights, a file or an https address, got "
+                f"{checkpoint!r}; an untrained teacher teaches nothing"
+            )
+        self.config = config
+        self.checkpoint = checkpoint
+        self.cfg_options = dict(cfg_options or {})
+        self.trust_checkpoint = trust_checkpoint
+        self._model: nn.Module | None = None
+        self._hash: str | None = None
+        self._said = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
+        return self
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the network exists yet."""
+        return self._model is not None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network: frozen, in eval mode."""
+        if self._model is None:
+            self._model = self._build()
+        return self._model
+
+    @property
+    def hash(self) -> str:
+        """The sha256 over the weights; prompts name their teacher by it."""
+        if self._hash is None:
+            self._hash = hash_weights(self.model.state_dict())
+        return self._hash
+
+    def _build(self) -> nn.Module:
+        config = read_config(self.config)
+        if self.cfg_options:
+            config.merge_from_dict(self.cfg_options)
+        weights = weights_of(read_checkpoint(self.checkpoint, self.trust_checkpoint))
+        with forked_randomness():
+            student = config.model.get("student")
+            model = build_network(student or config.model, config.get("default_scope"))
+        load_strict(model, weights, str(self.checkpoint))
+        if not (is_distributed() and torch.cuda.is_available()):
+            model = revert_sync_batchnorm(model)
+        model.requires_grad_(False)
+        return model.eval()
+
+    def apply(self, function: Any) -> None:
+        """Follow the holder's `.to()`, `.cuda()` and the like."""
+        if self._model is not None:
+            self._model._apply(function)
+
+    def to(self, device: torch.device) -> None:
+        """Build the network where needed and put it on a device."""
+        model = self.model
+        model.to(device)
+
+    def ready_heads(self) -> None:
+        """Let heads answer as in training, with statistics frozen: some answer otherwise in eval mode."""
+        for name, child in self.model.named_children():
+            if name not in ("backbone", "neck", "data_preprocessor"):
+                child.train()
+                freeze_statistics(child)
+
+    def view(self, inputs: Tensor, data_samples: Sequence[Any] | None, student: nn.Module) -> Tensor:
+        """Return the student's images as this teacher's preprocessor would have normalised them."""
+        own = self.model.data_preprocessor
+        if not differ(student, own):
+            return inputs
+        if not self._said:
+            self._said = True
+            print_log(
+                f"student and teacher normalise images differently (student: {describe(student)}; teacher: "
+                f"{describe(own)}); the teacher gets the same images, normalised its way",
+                "current",
+            )
+        return renormalize(inputs, data_samples, student, own)
+
+    @torch.no_grad()
+    def extract(
+        self, inputs: Tensor, data_samples: Sequence[Any] | None, paths: Sequence[str]
+    ) -> dict[str, list[Tensor]]:
+        """Return what the modules at `paths` give for a batch, without a graph, running no further than they need."""
+        if any(path.split(".")[0] not in ("backbone", "neck") for path in paths):
+            self.ready_heads()
+        with FeatureTap(self.model, paths) as tap:
+            run_to(self.model, inputs, data_samples, paths)
+            return {path: tap.maps(path) for path in paths}
+
+
+def build_teacher(config: Teacher | Mapping[str, Any]) -> Teacher:
+    """Make a Teacher of its config."""
+    if isinstance(config, Teacher):
+        return config
+    known = {"config", "checkpoint", "cfg_options", "trust_checkpoint"}
+    extra = set(config) - known
+    if extra or "config" not in config or "checkpoint" not in config:
+        raise ValueError(
+            f"teacher must be dict(config=..., checkpoint=...) with optional {sorted(known - {'config', 'checkpoint'})}"
+            f", got the keys {sorted(config)}"
+        )
+    options = Config(dict(config)).to_dict()
+    return Teacher(options.pop("config"), options.pop("checkpoint"), **options)

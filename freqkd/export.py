@@ -1,0 +1,87 @@
+"""A student on its own: its config without this package, its checkpoint without ours."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from freqkd.checkpoints import read_checkpoint, weights_of, write_atomic
+
+_OURS = ("freqkd",)
+
+
+def is_distillation(config: Config) -> bool:
+    """Whether a config's model is a `freqkd.Distiller`."""
+    return str(config.get("model", {}).get("type", "")).split(".")[-1] == "Distiller"
+
+
+def student_config(config: Config) -> Config:
+    """Return the config of the student alone: flattened, naming nothing of this package.
+
+    A config without a distiller is returned as it is, less this package's hooks and imports.
+    """
+    plain: dict[str, Any] = copy.deepcopy(config.to_dict())
+    if is_distillation(config):
+        plain["model"] = plain["model"]["student"]
+    imports = (plain.pop("custom_imports", None) or {}).get("imports", [])
+    others = [name for name in imports if not name.startswith(_OURS)]
+    if others:
+        plain["custom_imports"] = dict(imports=others, allow_failed_imports=False)
+    if "custom_hooks" in plain:
+        plain["custom_hooks"] = [hook for hook in plain["custom_hooks"] if not str(hook["type"]).startswith(_OURS)]
+    for key in ("resume", "load_from", "work_dir", "launcher"):
+        plain.pop(key, None)
+    # What a distillation's `_base_` files leave beside the model: fragments, which the student has no use for.
+    for key in [key for key in plain if key.startswith(("freekd_", "prompts_", "distill_"))]:
+        plain.pop(key)
+    return Config(plain)
+
+
+def write_config(config: Config, path: str | os.PathLike[str]) -> None:
+    """Write a config as one flat Python file, whole or not at all."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        draft = Path(folder) / target.name
+        draft.write_text(config.pretty_text)
+        os.replace(draft, target)
+
+
+def export_student(config: Config, checkpoint: str, out_dir: str, half: bool = False, trust: bool = False) -> Path:
+    """Write `student.pth` (weights and class names, nothing else) and `student_config.py` into a folder.
+
+    Args:
+        config: the distillation's config, or the student's own.
+        checkpoint: a checkpoint of the training.
+        out_dir: folder of the two files.
+        half: store floating point weights in half precision.
+        trust: read checkpoints that need arbitrary unpickling.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+    """
+    loaded = read_checkpoint(checkpoint, trust)
+    weights = weights_of(loaded)
+    if half:
+        weights = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    meta = {key: value for key, value in loaded.get("meta", {}).items() if key in ("dataset_meta", "epoch", "iter")}
+    folder = Path(out_dir)
+    write_atomic(dict(state_dict={key: value.clone() for key, value in weights.items()}, meta=meta), folder / "student.pth")
+    write_config(student_config(config), folder / "student_config.py")
+    return folder / "student.pth"
+
+
+def count_parameters(config: Config) -> int:
+    """Count the parameters of the network that a config's student, or model, describes."""
+    from freqkd.distillers.teacher import build_network, forked_randomness
+
+    model = config.model.student if is_distillation(config) else config.model
+    with forked_randomness(), torch.device("cpu"):
+        network = build_network(model, config.get("default_scope"))
+    return sum(parameter.numel() for parameter in network.parameters())

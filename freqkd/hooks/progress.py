@@ -1,0 +1,58 @@
+"""One line of progress now and then, and the training time that outlives an interruption."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from mmengine.hooks import Hook
+
+SECONDS = "train_seconds"
+
+
+class ProgressHook(Hook):
+    """Print steps, speed and time left, and count the seconds spent in training.
+
+    The seconds lie in the message hub as `train_seconds`: validation is not counted, a resumed run goes on counting
+    from its checkpoint.
+
+    Args:
+        label: what the lines start with.
+        every: seconds between two lines.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, label: str = "training", every: float = 15.0) -> None:
+        self.label, self.every = label, every
+        # Kept from here: a caller may send the Runner's own output to a file.
+        self.out = sys.__stdout__ or sys.stdout
+
+    def before_train(self, runner: Any) -> None:
+        """Start the clock where a resumed run left it."""
+        self.spent = float(runner.message_hub.runtime_info.get(SECONDS, 0.0))
+        self.mark = self.shown = time.monotonic()
+        self.first, self.begun = runner.iter, self.spent
+
+    def before_val(self, runner: Any) -> None:
+        """Stop the clock."""
+        self.spent += time.monotonic() - self.mark
+
+    def after_val(self, runner: Any) -> None:
+        """Go on."""
+        self.mark = time.monotonic()
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Note the time; print a line if it is due."""
+        now = time.monotonic()
+        self.spent += now - self.mark
+        self.mark = now
+        runner.message_hub.update_info(SECONDS, self.spent)
+        done, total = runner.iter + 1, runner.max_iters
+        if now - self.shown < self.every and done < total:
+            return
+        self.shown = now
+        pace = (self.spent - self.begun) / (done - self.first)
+        left = f", {pace * (total - done):.0f} s left" if done < total else f", {self.spent:.0f} s"
+        print(f"    {self.label}: step {done} of {total}, {pace:.2f} s each{left}", file=self.out, flush=True)

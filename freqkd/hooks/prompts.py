@@ -1,0 +1,63 @@
+"""What the prompt stage leaves behind: its prompts in one file, and whether they learnt anything."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from freqkd.checkpoints import write_atomic
+
+
+class PromptFileHook(Hook):
+    """Write `WORK_DIR/prompts.pth` when the prompt stage ends: tokens, gates and the teacher's hash.
+
+    Args:
+        name: the file's name inside the work dir.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, name: str = "prompts.pth") -> None:
+        self.name = name
+
+    @master_only
+    def after_train(self, runner: Any) -> None:
+        """Write the file, whole or not at all."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+        path = os.path.join(runner.work_dir, self.name)
+        write_atomic(dict(state_dict=state, meta=dict(teacher=str(model.teacher.checkpoint), tap=model.tap)), path)
+        runner.logger.info(f"Wrote the prompts to {path} ({os.path.getsize(path) / 1e3:.0f} kB)")
+
+
+class PromptStatisticsHook(Hook):
+    """Measure the masks on the first validation batch, before and after the prompt stage, and log both.
+
+    Prompts near their start keep the teacher's metric and teach nothing: their masks overlap wholly and are flat.
+    The numbers stay in the message hub as `prompt_statistics_before` and `prompt_statistics_after`: see
+    `PromptTuner.measure` for what they are. They are saved and restored with the checkpoint.
+    """
+
+    priority = "LOW"
+
+    def _measure(self, runner: Any, when: str) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        batch = next(iter(runner.val_dataloader))
+        data = model.data_preprocessor(batch, False)
+        numbers = model.measure(data["inputs"], data["data_samples"])
+        runner.message_hub.update_info(f"prompt_statistics_{when}", numbers)
+        words = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        runner.logger.info(f"Masks {when} the prompt stage: {words}")
+
+    def before_train(self, runner: Any) -> None:
+        """Measure the start, unless a resumed run has it already."""
+        if "prompt_statistics_before" not in runner.message_hub.runtime_info:
+            self._measure(runner, "before")
+
+    def after_train(self, runner: Any) -> None:
+        """Measure the end."""
+        self._measure(runner, "after")

@@ -1,0 +1,1 @@
+"""Losses: one method, one file."""

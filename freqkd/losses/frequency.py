@@ -1,0 +1,283 @@
+"""FreeKD: distillation of subbands, at the positions the teacher's prompts point at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from freqkd.checks import as_maps, check_at_least, check_choice, check_map, check_same_shape, upcast
+from freqkd.prompts import BAND_CHOICES, OVERLAP_CHOICES, FrequencyPrompt, count_bands
+from freqkd.relation import ChannelGate, relation_weights
+from freqkd.wavelets import wavedec2
+
+RELATION_CHOICES = ("none", "attention", "gate")
+ORIENTATION_CHOICES = ("sum", "mean")
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"bands": "subband", "overlap": "jaccard", "include_low": True, "relation": "attention"},
+    "official": {"bands": "level", "overlap": "dice", "include_low": False, "relation": "none"},
+}
+PRESETS["paper"].update(level=3, normalize=True, orientations="sum")
+PRESETS["official"].update(level=3, normalize=False, orientations="mean")
+
+
+def freekd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    masks: Sequence[Tensor] | None = None,
+    channel_weights: Tensor | None = None,
+    *,
+    level: int = 3,
+    wavelet: str = "haar",
+    include_low: bool = True,
+    orientations: str = "sum",
+) -> Tensor:
+    r"""Return the masked L1 distance of the subbands of two feature maps.
+
+    .. math:: \sum_b \mathrm{mean}\, \big| \omega \odot M_b \odot (t_b - s_b) \big|,\quad M_b = \frac{1}{T} \sum_i M_{b,i}
+
+    over the bands b of `wavedec2`; the mean runs over batch, channels and positions. Masks are not negative, so they are
+    averaged before they multiply anything, and the transform is linear, so only t - s is transformed.
+
+    Args:
+        student: the student's map, already with the teacher's channels and size.
+        teacher: the teacher's map; receives no gradient.
+        masks: one tensor per band, as `FrequencyPrompt.masks` or `mean_masks` returns them for the teacher's bands: 1 + 3 *
+            level of them, or 1 + level that serve all three orientations of a level. None is a mask of ones.
+        channel_weights: omega, as `relation_weights` returns it; None is ones.
+        level: levels of the transform.
+        wavelet: see `wavedec2`.
+        include_low: whether the low band counts.
+        orientations: "sum" (the paper: every band counts alike) or "mean" (the released program: every level counts alike).
+
+    Shape:
+        student, teacher: (N, C, H, W); masks[b]: (N, T, h, w) of that band; channel_weights: (N or 1, C). Output: a scalar.
+
+    Raises:
+        ValueError: shapes that do not fit, a number of masks that fits neither form, an unknown word.
+
+    References:
+        FreeKD, arXiv 2311.12079. Differs from the paper, which does not say whether the L1 norm is a sum or a mean: we take the
+        mean, so that bands count alike whatever their size. Equal to the released program for `orientations="mean"`,
+        `include_low=False` and masks per level.
+
+    Example:
+        >>> student = torch.zeros(1, 1, 2, 2)
+        >>> teacher = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])  # bands 5, -2, -1, 0
+        >>> freekd_loss(student, teacher, level=1).item()
+        8.0
+        >>> freekd_loss(student, teacher, level=1, include_low=False, orientations="mean").item()
+        1.0
+    """
+    check_map("student", student)
+    check_map("teacher", teacher)
+    check_same_shape(student, teacher)
+    check_at_least("level", level, 1)
+    check_choice("orientations", orientations, ORIENTATION_CHOICES)
+    per_level = masks is not None and len(masks) == count_bands(level, "level")
+    if masks is not None and not per_level and len(masks) != count_bands(level, "subband"):
+        raise ValueError(
+            f"masks must have {count_bands(level, 'subband')} or {count_bands(level, 'level')} entries for level={level}, "
+            f"got {len(masks)}"
+        )
+    if channel_weights is not None and channel_weights.shape not in (student.shape[:2], (1, student.shape[1])):
+        raise ValueError(
+            f"channel_weights must be (N or 1, C) = {tuple(student.shape[:2])}, got {tuple(channel_weights.shape)}"
+        )
+    low, details = wavedec2(upcast(student) - upcast(teacher.detach()), wavelet, level)
+    total = low.new_zeros(())
+    if include_low:
+        total = total + _band_distance(low.unsqueeze(2), masks[:1] if masks else None, channel_weights, 0)
+    for index, detail in enumerate(details):
+        first = 1 + index if per_level else 1 + 3 * index
+        chosen = masks[first : first + (1 if per_level else 3)] if masks else None
+        # The mean over a level's orientations is a third of the sum of their three means.
+        share = 1 / 3 if orientations == "mean" else 1.0
+        total = total + share * _band_distance(detail, chosen, channel_weights, first)
+    return total
+
+
+def _band_distance(bands: Tensor, masks: Sequence[Tensor] | None, weights: Tensor | None, first: int) -> Tensor:
+    """Return the sum over D of the mean of weight * mask * |band|, for bands (N, C, D, h, w) and D masks, or one for all."""
+    batch, _, count = bands.shape[:3]
+    # Channels are added up before masks come in: only |band| is ever as large as the band.
+    if weights is None:
+        distance = bands.abs().sum(1)
+    else:
+        with torch.autocast(bands.device.type, enabled=False):
+            row = weights.to(bands.dtype).unsqueeze(1)
+            distance = torch.matmul(row, bands.abs().flatten(2)).reshape(batch, *bands.shape[2:])
+    if masks is not None:
+        for offset, mask in enumerate(masks):
+            if mask.dim() != 4 or mask.shape[0] not in (1, batch) or mask.shape[2:] != bands.shape[3:]:
+                raise ValueError(
+                    f"masks[{first + offset}] must be (N, T, h, w) with N = {batch} and positions {tuple(bands.shape[3:])}, "
+                    f"got shape {tuple(mask.shape)}"
+                )
+        distance = distance * torch.stack([upcast(mask).mean(1) for mask in masks], dim=1)
+    return distance.sum() * (count / bands.numel())
+
+
+class FreeKDLoss(nn.Module):
+    r"""FreeKD over a feature pyramid: `freekd_loss` of every level, with masks from frozen prompts, added up.
+
+    The prompts come from the prompt stage (`load_prompts`); fresh ones give masks near 0.5 everywhere, that is half the
+    plain distance of the bands. Nothing in here is trained: all parameters are frozen.
+
+    A preset sets defaults, each of which can be given:
+
+    ============  =========================================  =================================================
+    argument      "paper"                                    "official" (the released program)
+    ============  =========================================  =================================================
+    level         3                                          3
+    bands         "subband": 10 token sets                   "level": 4 token sets
+    overlap       "jaccard"                                  "dice"
+    include_low   True                                       False
+    relation      "attention"                                "none"
+    normalize     True                                       False
+    orientations  "sum"                                      "mean"
+    ============  =========================================  =================================================
+
+    `overlap` and `normalize` matter in the prompt stage only.
+
+    Args:
+        channels: of the (aligned) maps: a number, or one per pyramid level.
+        num_levels: pyramid levels.
+        num_prompts: T; the paper uses 2, the released config 6.
+        preset: "paper" or "official".
+        level: levels of the transform.
+        wavelet: see `wavedec2`.
+        bands: "subband" or "level", see `FrequencyPrompt`.
+        overlap: "jaccard" or "dice", see `FrequencyPrompt`.
+        include_low: whether the low band counts.
+        relation: channel weights: "none", "attention" (parameter-free) or "gate" (MLPs trained in the prompt stage).
+        normalize: see `FrequencyPrompt`.
+        orientations: "sum" or "mean", see `freekd_loss`.
+        loss_weight: factor on the result.
+
+    Attributes:
+        prompts: ModuleList, a `FrequencyPrompt` per level.
+        gates: ModuleList, a `ChannelGate` per level for relation="gate", else empty.
+
+    Shape:
+        student_feats, teacher_feats: num_levels maps (N, C, H, W), or one map. Output: a scalar.
+
+    Raises:
+        ValueError: an argument out of range; maps that are not num_levels, or do not fit.
+
+    References:
+        FreeKD, arXiv 2311.12079. "official" equals the released program to rounding. Its published detection results
+        add plain MSE on the same features (`MSELoss`), which alone teaches the low band there.
+
+    Config::
+
+        dict(type='freqkd.FreeKDLoss', channels=256, num_levels=5, preset='official', num_prompts=6, loss_weight=1.0)
+
+    Example:
+        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+        <torch...>
+        >>> loss = FreeKDLoss(channels=4, num_levels=1)
+        >>> student, teacher = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16)
+        >>> round(loss(student, teacher).item() / freekd_loss(student, teacher).item(), 1)
+        0.5
+    """
+
+    def __init__(
+        self,
+        channels: int | Sequence[int],
+        num_levels: int,
+        num_prompts: int = 2,
+        preset: str = "paper",
+        *,
+        level: int | None = None,
+        wavelet: str = "haar",
+        bands: str | None = None,
+        overlap: str | None = None,
+        include_low: bool | None = None,
+        relation: str | None = None,
+        normalize: bool | None = None,
+        orientations: str | None = None,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_at_least("num_levels", num_levels, 1)
+        check_choice("preset", preset, PRESETS)
+        widths = [channels] * num_levels if isinstance(channels, int) else list(channels)
+        if len(widths) != num_levels:
+            raise ValueError(f"channels must be a number or one per level, {num_levels} of them, got {len(widths)}")
+        given = {"level": level, "bands": bands, "overlap": overlap, "include_low": include_low, "relation": relation}
+        given.update(normalize=normalize, orientations=orientations)
+        chosen = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
+        check_choice("bands", chosen["bands"], BAND_CHOICES)
+        check_choice("overlap", chosen["overlap"], OVERLAP_CHOICES)
+        check_choice("relation", chosen["relation"], RELATION_CHOICES)
+        check_choice("orientations", chosen["orientations"], ORIENTATION_CHOICES)
+        self.num_levels = num_levels
+        chosen["wavelet"] = wavelet
+        self.relation = str(chosen["relation"])
+        self.loss_weight = loss_weight
+        self._options = {name: chosen[name] for name in ("level", "wavelet", "include_low", "orientations")}
+        options = {name: chosen[name] for name in ("level", "wavelet", "bands", "overlap", "normalize")}
+        self.prompts = nn.ModuleList(FrequencyPrompt(width, num_prompts, **options) for width in widths)
+        self.gates = nn.ModuleList(ChannelGate(width) for width in widths if self.relation == "gate")
+        self.requires_grad_(False)
+
+    def forward(self, student_feats: Tensor | Sequence[Tensor], teacher_feats: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return the loss; no gradient reaches the teacher."""
+        pairs = as_maps(student_feats, teacher_feats)
+        if len(pairs) != self.num_levels:
+            raise ValueError(f"student_feats must have num_levels={self.num_levels} maps, got {len(pairs)}")
+        losses = []
+        for index, (student, teacher) in enumerate(pairs):
+            check_same_shape(student, teacher, f"features of level {index}")
+            prompt = cast(FrequencyPrompt, self.prompts[index])
+            with torch.no_grad():
+                masks = prompt.mean_masks(prompt.decompose(teacher))
+                weights = self._channel_weights(pairs, index)
+            losses.append(freekd_loss(student, teacher, masks, weights, **self._options))
+        return self.loss_weight * torch.stack(losses).sum()
+
+    def _channel_weights(self, pairs: list[tuple[Tensor, Tensor]], index: int) -> Tensor | None:
+        if self.relation == "none":
+            return None
+        student_deeper, teacher_deeper = pairs[index + 1] if index + 1 < len(pairs) else (None, None)
+        gate = self.gates[index] if self.relation == "gate" else None
+        return relation_weights(*pairs[index], student_deeper, teacher_deeper, gate=gate)
+
+    def load_prompts(self, state: Mapping[str, Tensor]) -> None:
+        """Copy the tokens, and gates, of a prompt stage: keys `prompts.<i>.tokens` and `gates.<i>.*`, all of them.
+
+        Raises:
+            ValueError: `state` and this loss differ; names the levels, bands, prompts or channels that do.
+        """
+        own = self.state_dict()
+        wrong = _differences(state, own)
+        if wrong:
+            raise ValueError(f"the prompts do not fit this loss: {'; '.join(wrong)}")
+        for name, value in own.items():
+            value.copy_(state[name])
+
+
+def _differences(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Return, in words, how a prompt file differs from the loss that is to take it."""
+    tokens = [name for name in own if name.endswith(".tokens")]
+    levels = sum(name.endswith(".tokens") for name in state)
+    if levels != len(tokens):
+        return [f"they are for {levels} pyramid levels where num_levels={len(tokens)}"]
+    gates, own_gates = (any(name.startswith("gates.") for name in names) for names in (state, own))
+    if gates != own_gates:
+        return [f"they have {'' if gates else 'no '}gates, which relation='gate' {'alone has' if gates else 'needs'}"]
+    if set(state) != set(own):
+        lacking, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+        return [f"keys {lacking} are missing and keys {extra} are unknown"]
+    words = ("bands (see bands= and level=)", "prompts per band (num_prompts)", "channels")
+    wrong = []
+    for name, value in own.items():
+        theirs, ours = tuple(state[name].shape), tuple(value.shape)
+        if name in tokens and len(theirs) == len(ours):
+            wrong += [f"{name} has {a} {word}, not {b}" for a, b, word in zip(theirs, ours, words) if a != b]
+        elif theirs != ours:
+            wrong.append(f"{name} has shape {theirs}, not {ours}")
+    return wrong

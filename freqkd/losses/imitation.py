@@ -1,0 +1,213 @@
+"""Feature imitation in the spatial domain: the baselines a frequency loss has to beat."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqkd.align import resize_pair
+from freqkd.checks import as_maps, check_choice, check_same_shape, upcast
+
+L2_CHOICES = ("batch", "mean", "norm")
+
+Maps = Tensor | Sequence[Tensor]
+
+
+def _sum_levels(compare: Callable[[Tensor, Tensor], Tensor], student: Maps, teacher: Maps, same: bool = True) -> Tensor:
+    """Return the sum over levels of `compare`, in float32 at least and without gradient to the teacher."""
+    losses = []
+    for level, (student_feat, teacher_feat) in enumerate(as_maps(student, teacher)):
+        if same:
+            check_same_shape(student_feat, teacher_feat, f"features of level {level}")
+        with torch.autocast(student_feat.device.type, enabled=False):
+            losses.append(compare(upcast(student_feat), upcast(teacher_feat.detach())))
+    return torch.stack(losses).sum()
+
+
+def mse_loss(student: Maps, teacher: Maps) -> Tensor:
+    r"""Return the mean squared error of feature maps, added over the levels.
+
+    .. math:: \sum_l \mathrm{mean}\, (s_l - t_l)^2
+
+    The Haar transform is orthonormal, so this is also the mean squared error of all subbands, unmasked.
+
+    Args:
+        student: a map or a list of maps, one per level.
+        teacher: the same of the teacher; receives no gradient.
+
+    Shape:
+        Maps: (N, C, H, W), of one shape on both sides. Output: a scalar.
+
+    Raises:
+        ValueError: numbers of maps or shapes differ.
+
+    References:
+        The companion term of the released program of FreeKD, arXiv 2311.12079 (weight 5 there for RetinaNet).
+
+    Example:
+        >>> mse_loss(torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 3.0]]]])).item()
+        5.0
+    """
+    return _sum_levels(F.mse_loss, student, teacher)
+
+
+class MSELoss(nn.Module):
+    """`mse_loss` times `loss_weight`.
+
+    Config::
+
+        dict(type='freqkd.MSELoss', loss_weight=5.0)
+
+    Example:
+        >>> MSELoss(loss_weight=2.0)(torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 3.0]]]])).item()
+        10.0
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, student_feats: Maps, teacher_feats: Maps) -> Tensor:
+        """Return the weighted loss."""
+        return self.loss_weight * mse_loss(student_feats, teacher_feats)
+
+
+def l2_loss(
+    student: Maps, teacher: Maps, *, normalize: bool = True, mult: float = 1.0, reduction: str = "batch"
+) -> Tensor:
+    r"""Return the L2 distance of FitNets, added over the levels.
+
+    Args:
+        student: a map or a list of maps, one per level.
+        teacher: the same of the teacher; receives no gradient.
+        normalize: scale each image's map to the L2 norm `mult` first.
+        mult: the norm that `normalize` scales to.
+        reduction: what becomes of the squares: "batch", their sum over N; "mean", their mean over all numbers;
+            "norm", the root of their sum.
+
+    Shape:
+        Maps: (N, C, H, W), of one shape on both sides. Output: a scalar.
+
+    Raises:
+        ValueError: numbers of maps or shapes differ, or `reduction` is another word.
+
+    References:
+        FitNets, arXiv 1412.6550, equation 3. Differs from it by the factor 1/2, which the program of mmrazor leaves out, too.
+
+    Example:
+        >>> l2_loss(torch.zeros(1, 1, 1, 2), torch.tensor([[[[3.0, 4.0]]]]), normalize=False, reduction="norm").item()
+        5.0
+    """
+    check_choice("reduction", reduction, L2_CHOICES)
+
+    def compare(s: Tensor, t: Tensor) -> Tensor:
+        if normalize:
+            s, t = (mult * F.normalize(x.flatten(1)) for x in (s, t))
+        if reduction == "norm":
+            return cast(Tensor, torch.linalg.vector_norm(s - t))
+        return F.mse_loss(s, t) if reduction == "mean" else F.mse_loss(s, t, reduction="sum") / len(s)
+
+    return _sum_levels(compare, student, teacher)
+
+
+class L2Loss(nn.Module):
+    """`l2_loss` times `loss_weight`.
+
+    Config::
+
+        dict(type='freqkd.L2Loss', normalize=True, reduction='batch', loss_weight=1.0)
+
+    Example:
+        >>> L2Loss(loss_weight=0.5)(torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[[-3.0, -4.0]]]])).item()
+        2.0
+    """
+
+    def __init__(
+        self, normalize: bool = True, mult: float = 1.0, reduction: str = "batch", loss_weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        check_choice("reduction", reduction, L2_CHOICES)
+        self.normalize = normalize
+        self.mult = mult
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(self, student_feats: Maps, teacher_feats: Maps) -> Tensor:
+        """Return the weighted loss."""
+        loss = l2_loss(student_feats, teacher_feats, normalize=self.normalize, mult=self.mult, reduction=self.reduction)
+        return self.loss_weight * loss
+
+
+def pkd_loss(student: Maps, teacher: Maps, *, resize_student: bool = True) -> Tensor:
+    r"""Return half the mean squared error of standardised channels, added over the levels: 1 - their correlation.
+
+    .. math:: \sum_l \tfrac{1}{2} \mathrm{mean}\, (\hat s_l - \hat t_l)^2,\quad \hat x = (x - \mu) / (\sigma + 10^{-6})
+
+    with mean and (unbiased) deviation of each channel over batch and positions. Unchanged by a shift, and by a scale above
+    zero, of any channel of either network, so networks of different magnitude can be compared.
+
+    Args:
+        student: a map or a list of maps, one per level.
+        teacher: the same of the teacher; receives no gradient.
+        resize_student: where sizes differ, resize the student's map to the teacher's size (bilinear); False: the other
+            way round.
+
+    Shape:
+        Maps: (N, C, H, W), of one N and C on both sides. Output: a scalar.
+
+    Raises:
+        ValueError: numbers of maps, channels or batch sizes differ.
+
+    References:
+        PKD, arXiv 2207.02039. Differs from the program of mmrazor for a single position of a single image, whose
+        unbiased deviation is not a number: there this gives 0.
+
+    Example:
+        >>> feat = torch.tensor([[[[1.0, 2.0], [3.0, 5.0]]]])
+        >>> round(pkd_loss(feat, 3 * feat + 7).item(), 4), round(pkd_loss(feat, -feat).item(), 4)  # 2 * 3 / 4
+        (0.0, 1.5)
+    """
+
+    def compare(s: Tensor, t: Tensor) -> Tensor:
+        s, t = resize_pair(s, t, "teacher" if resize_student else "student")
+        check_same_shape(s, t)
+        return 0.5 * F.mse_loss(_standardized(s), _standardized(t))
+
+    return _sum_levels(compare, student, teacher, same=False)
+
+
+def _standardized(x: Tensor) -> Tensor:
+    centred = x - x.mean((0, 2, 3), keepdim=True)
+    count = x.numel() // x.shape[1]
+    # A norm, not the root of a sum: its gradient is 0, not infinite, where a channel is constant.
+    norm: Tensor = torch.linalg.vector_norm(centred, dim=(0, 2, 3), keepdim=True)
+    deviation = norm / math.sqrt(max(count - 1, 1))
+    return centred / (deviation + 1e-6)
+
+
+class PKDLoss(nn.Module):
+    """`pkd_loss` times `loss_weight`.
+
+    Config::
+
+        dict(type='freqkd.PKDLoss', resize_student=True, loss_weight=6.0)
+
+    Example:
+        >>> feat = torch.tensor([[[[1.0, 2.0], [3.0, 5.0]]]])
+        >>> round(PKDLoss(loss_weight=2.0)(feat, -feat).item(), 4)
+        3.0
+    """
+
+    def __init__(self, resize_student: bool = True, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.resize_student = resize_student
+        self.loss_weight = loss_weight
+
+    def forward(self, student_feats: Maps, teacher_feats: Maps) -> Tensor:
+        """Return the weighted loss."""
+        return self.loss_weight * pkd_loss(student_feats, teacher_feats, resize_student=self.resize_student)

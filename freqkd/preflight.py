@@ -1,0 +1,118 @@
+"""Find before a run what would stop it later: data, checkpoints, taps, channels; nothing is written until all is well."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import find_latest_checkpoint
+
+from freqkd.checkpoints import read_checkpoint
+from freqkd.distillers.teacher import forked_randomness
+
+
+class DataError(ValueError):
+    """A data set is missing or empty; the message says which path and what to do."""
+
+
+def _datasets(config: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the data sets that files are read for, through wrappers such as RepeatDataset and ConcatDataset."""
+    if isinstance(config, (list, tuple)):
+        for item in config:
+            yield from _datasets(item)
+    elif isinstance(config, Mapping):
+        inner = config.get("dataset") or config.get("datasets")
+        if inner is not None:
+            yield from _datasets(inner)
+        elif config.get("data_root") or config.get("ann_file") or config.get("data_prefix"):
+            yield config
+
+
+def check_data(config: Config, splits: tuple[str, ...] = ("train", "val")) -> None:
+    """Check that every data set of the named splits is there and not empty.
+
+    Raises:
+        DataError: a folder or annotation file is missing, or a split holds no image.
+    """
+    for split in splits:
+        loader = config.get(f"{split}_dataloader")
+        for dataset in _datasets(loader.get("dataset") if loader else None):
+            _check_dataset(dataset, f"{split}_dataloader")
+
+
+def _check_dataset(dataset: Mapping[str, Any], where: str) -> None:
+    root = dataset.get("data_root") or ""
+    hint = f"put the data there (see data/README.md), or change {where}.dataset.data_root"
+    prefixes = {key: os.path.join(root, value) for key, value in (dataset.get("data_prefix") or {}).items() if value}
+    for folder in [root, *prefixes.values()]:
+        if folder and not os.path.isdir(folder):
+            raise DataError(f"{where}: data folder not found: {folder}; {hint}")
+        if folder and not any(os.scandir(folder)):
+            raise DataError(f"{where}: data folder is empty: {folder}; {hint}")
+    annotations = dataset.get("ann_file") or ""
+    if not annotations:
+        return
+    path = annotations if os.path.isabs(annotations) else os.path.join(root, annotations)
+    if not os.path.isfile(path):
+        raise DataError(f"{where}: annotation file not found: {path}; {hint}")
+    if not path.endswith(".json"):
+        if os.path.getsize(path) == 0:
+            raise DataError(f"{where}: annotation file is empty: {path}; it must name at least one image")
+        return
+    try:
+        with open(path) as file:
+            content = json.load(file)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: annotation file is no valid json: {path} ({error}); copy it again") from None
+    if not isinstance(content, dict):
+        return
+    images, boxes = content.get("images", []), content.get("annotations", [])
+    if not images:
+        raise DataError(f"{where}: the split is empty: {path} lists no image; name another ann_file")
+    if (dataset.get("filter_cfg") or {}).get("filter_empty_gt") and not boxes:
+        raise DataError(f"{where}: the split is empty: no image of {path} has an annotation; name another ann_file")
+
+
+def check_checkpoint(config: Config, trust: bool = False) -> None:
+    """Read the file that the run will load or resume from, before MMEngine does so without restrictions.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or needs arbitrary unpickling and `trust` is False.
+    """
+    path = config.get("load_from")
+    if config.get("resume") and not path:
+        path = find_latest_checkpoint(config.work_dir) if os.path.isdir(config.work_dir) else None
+    if path and "://" not in str(path).replace("https://", "").replace("http://", ""):
+        read_checkpoint(path, trust)
+
+
+def check_model(config: Config) -> None:
+    """Build the model aside and run its terms once on a blank image, leaving no trace.
+
+    Raises:
+        ValueError: an unknown tap, features that do not fit, a term with a wrong name.
+        CheckpointError: teacher or prompts that cannot be used.
+    """
+    scope = config.get("default_scope")
+    with forked_randomness(), DefaultScope.overwrite_default_scope(scope), torch.random.fork_rng(devices=[]):
+        model = MODELS.build(config.model)
+        if hasattr(model, "rehearse"):
+            model.rehearse()
+
+
+def check_work_dir(config: Config) -> None:
+    """Check that results can be written.
+
+    Raises:
+        ValueError: the work dir, or the nearest folder above it that exists, is not writable.
+    """
+    folder = os.path.abspath(config.work_dir)
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise ValueError(f"work dir {config.work_dir} is not writable (checked {folder}); name another with --work-dir")

@@ -1,0 +1,13 @@
+"""Registries of scope `freqkd`, children of MMEngine's; `freqkd.plugins` fills them when a config first asks."""
+
+from __future__ import annotations
+
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+from freqkd.compat import patch_config_scopes
+
+patch_config_scopes()
+MODELS = Registry("model", parent=MMENGINE_MODELS, scope="freqkd", locations=["freqkd.plugins"])
+HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="freqkd", locations=["freqkd.plugins"])

@@ -1,0 +1,175 @@
+"""Observe what modules return (`FeatureTap`), or replace it (`FeatureEdit`), for as long as a `with` block lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from freqkd.checks import nearest
+
+
+def find_module(model: nn.Module, path: str) -> nn.Module:
+    """Return the module at a dotted path.
+
+    Args:
+        model: the network.
+        path: as in `named_modules`, e.g. `"neck"`, `"bbox_head.retina_cls"`, `"backbone.layer4.1"`.
+
+    Raises:
+        ValueError: no module has this path; the message lists the nearest names.
+
+    >>> find_module(nn.Sequential(nn.ReLU()), "0")
+    ReLU()
+    >>> find_module(nn.ModuleDict({"neck": nn.ReLU()}), "nekc")
+    Traceback (most recent call last):
+    ...
+    ValueError: no module 'nekc' in ModuleDict; the nearest names are 'neck'
+    """
+    modules = dict(model.named_modules())
+    if path and path in modules:
+        return modules[path]
+    close = nearest(path, modules) or [name for name, _ in model.named_children()]
+    raise ValueError(
+        f"no module {path!r} in {type(model).__name__}; the nearest names are {', '.join(map(repr, close))}"
+    )
+
+
+def flatten_maps(value: Any) -> list[Tensor]:
+    """List the tensors of nested tuples, lists and dicts in order.
+
+    >>> [int(t) for t in flatten_maps((torch.tensor(1), [torch.tensor(2), (torch.tensor(3),)]))]
+    [1, 2, 3]
+    """
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in flatten_maps(item)]
+    return []
+
+
+class FeatureTap:
+    """Record the outputs of modules while the `with` block lasts.
+
+    `tap[path]` is a tuple of outputs, one per call: a head shared by all pyramid levels runs once per level. A module
+    that did not run gives an empty tuple. Outputs keep their graph; nothing is copied.
+
+    Args:
+        model: the network to observe.
+        paths: dotted module paths, see `find_module`.
+
+    Raises:
+        ValueError: a path does not exist (nearest names listed); on construction.
+        RuntimeError: on reading, a later module changed an output in place, so its values are gone.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sigmoid())
+    >>> with FeatureTap(model, ["0"]) as tap:
+    ...     _ = model(torch.zeros(1, 1, 2, 2)), model(torch.zeros(1, 1, 4, 4))
+    >>> [tuple(output.shape) for output in tap["0"]]
+    [(1, 1, 2, 2), (1, 1, 4, 4)]
+    """
+
+    def __init__(self, model: nn.Module, paths: Sequence[str]) -> None:
+        self._modules = {path: find_module(model, path) for path in paths}
+        self._records: dict[str, list[tuple[Any, list[int]]]] = {path: [] for path in paths}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> FeatureTap:
+        for path, module in self._modules.items():
+            self._records[path] = []
+            self._handles.append(module.register_forward_hook(self._recorder(self._records[path])))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    @staticmethod
+    def _recorder(records: list[tuple[Any, list[int]]]) -> Callable[[nn.Module, Any, Any], None]:
+        def record(module: nn.Module, inputs: Any, output: Any) -> None:
+            records.append((output, [tensor._version for tensor in flatten_maps(output)]))
+
+        return record
+
+    def __getitem__(self, path: str) -> tuple[Any, ...]:
+        if path not in self._records:
+            raise ValueError(f"{path!r} is not tapped; tapped are {', '.join(map(repr, self._records))}")
+        for output, versions in self._records[path]:
+            if [tensor._version for tensor in flatten_maps(output)] != versions:
+                raise RuntimeError(
+                    f"the output of {path!r} was changed in place by a later module (an in-place activation?); "
+                    "tap that later module, or build it with inplace=False"
+                )
+        return tuple(output for output, _ in self._records[path])
+
+    def maps(self, path: str) -> list[Tensor]:
+        """Return all tensors that the module at `path` gave, call after call, as one list."""
+        return flatten_maps(self[path])
+
+    def clear(self) -> None:
+        """Forget what was recorded, so that graphs can be freed."""
+        for records in self._records.values():
+            records.clear()
+
+
+class FeatureEdit:
+    """Replace the output of a module by `edit(output)` while the `with` block lasts.
+
+    Args:
+        model: the network to edit.
+        path: dotted module path, see `find_module`.
+        edit: maps the list of the output's tensors to new tensors, in the same order and number.
+
+    Raises:
+        ValueError: the path does not exist, or `edit` returned another number of tensors.
+
+    >>> model = nn.Sequential(nn.Identity(), nn.Identity())
+    >>> with FeatureEdit(model, "0", lambda maps: [2 * maps[0]]):
+    ...     float(model(torch.tensor(3.0)))
+    6.0
+    """
+
+    def __init__(self, model: nn.Module, path: str, edit: Callable[[list[Tensor]], Sequence[Tensor]]) -> None:
+        self._module = find_module(model, path)
+        self._path = path
+        self._edit = edit
+        self._handle: torch.utils.hooks.RemovableHandle | None = None
+
+    def __enter__(self) -> FeatureEdit:
+        self._handle = self._module.register_forward_hook(self._replace)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _replace(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        before = flatten_maps(output)
+        after = list(self._edit(before))
+        if len(after) != len(before):
+            raise ValueError(f"the edit of {self._path!r} must return {len(before)} tensors, got {len(after)}")
+        return _rebuild(output, iter(after))
+
+
+def _rebuild(value: Any, tensors: Any) -> Any:
+    """Put new tensors into the nest of tuples, lists and dicts that the old ones stood in."""
+    if isinstance(value, Tensor):
+        return next(tensors)
+    if isinstance(value, dict):
+        return {key: _rebuild(item, tensors) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_rebuild(item, tensors) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_rebuild(item, tensors) for item in value)
+    return value

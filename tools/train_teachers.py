@@ -1,0 +1,93 @@
+"""Train the teachers that data/teachers/ ships again from nothing, store them in half precision, and say what they score."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from freqkd.checkpoints import hash_weights, read_checkpoint, weights_of, write_atomic
+from freqkd.cli import evaluate, run_tool, train
+from freqkd.compat import read_config
+from freqkd.export import count_parameters
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One shipped teacher: its config, its file, and the metric it is judged by."""
+
+    config: str
+    file: str
+    metric: str
+    scale: float
+
+
+RECIPES = {
+    "detection": Recipe(
+        "configs/blood_cells/retinanet_r18w48_b8-36e_blood-cells.py",
+        "data/teachers/blood-cells_retinanet-r18w48.pth",
+        "coco/bbox_mAP",
+        1.0,
+    ),
+    "segmentation": Recipe(
+        "configs/road_scenes/semantic-fpn_r18w48_b8-1200i_road-scenes.py",
+        "data/teachers/road-scenes_semantic-fpn-r18w48.pth",
+        "mIoU",
+        0.01,
+    ),
+}
+
+
+def make_teacher(task: str, work_dir: str) -> None:
+    """Train (or go on training) one teacher, then write its weights and its card."""
+    recipe = RECIPES[task]
+    config = read_config(recipe.config)
+    config.work_dir, config.resume, config.load_from = f"{work_dir}/{task}", True, None
+    train(config)
+    latest = Path(config.work_dir, "last_checkpoint").read_text().strip()
+    trained = read_checkpoint(latest)
+    full = evaluate(config, latest, f"{work_dir}/{task}")[recipe.metric]
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in weights_of(trained).items()}
+    write_atomic(dict(state_dict=weights, meta=dict(dataset_meta=trained["meta"]["dataset_meta"])), recipe.file)
+    half = evaluate(config, recipe.file, f"{work_dir}/{task}")[recipe.metric]
+    card = dict(
+        config=recipe.config,
+        seed=config.randomness.seed,
+        epochs=config.train_cfg.get("max_epochs"),
+        iterations=config.train_cfg.get("max_iters"),
+        params=count_parameters(config),
+        metric=recipe.metric,
+        value=half * recipe.scale,
+        value_full_precision=full * recipe.scale,
+        sha256=hashlib.sha256(Path(recipe.file).read_bytes()).hexdigest(),
+        weights_hash=hash_weights(weights),
+        torch=torch.__version__,
+        command="make teachers",
+    )
+    card_file = Path(recipe.file).with_suffix(".json")
+    draft = card_file.with_suffix(".json.part")
+    draft.write_text(json.dumps(card, indent=2) + "\n")
+    os.replace(draft, card_file)
+    print(f"{recipe.file}: {recipe.metric} {half * recipe.scale:.4f} (full precision {full * recipe.scale:.4f})")
+    if abs(half - full) * recipe.scale > 0.002:
+        raise ValueError(f"half precision moves {recipe.metric} by more than 0.002: store {recipe.file} in full precision")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task", choices=sorted(RECIPES), help="only this one")
+    parser.add_argument("--work-dir", default="work_dirs/teachers", help="folder of the trainings; interrupted ones go on")
+    options = parser.parse_args(arguments)
+    for task in [options.task] if options.task else RECIPES:
+        make_teacher(task, options.work_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

@@ -1,0 +1,59 @@
+"""Draw which positions of which frequency bands a teacher's prompts point at."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+
+from freqkd.checkpoints import load_strict
+from freqkd.cli import add_run_arguments, load_run_config, run_tool
+from freqkd.distillers.masks import mask_pictures
+from freqkd.distillers.prompt_tuner import PromptTuner
+from freqkd.distillers.terms import TEACHER_HASH, read_prompts
+from freqkd.plotting import save_png
+from freqkd.preflight import check_data
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config of a prompt stage, or of a distillation with a FreeKD term")
+    parser.add_argument("--prompts", help="prompt file; default the one a distillation names; needed for a prompt stage")
+    parser.add_argument("--out-dir", required=True, help="folder for the pictures")
+    parser.add_argument("--num", type=int, default=2, help="number of validation images")
+    parser.add_argument("--level", type=int, help="only this pyramid level")
+    add_run_arguments(parser)
+    options = parser.parse_args(arguments)
+    config = load_run_config(options)
+    if options.num < 1:
+        raise ValueError(f"--num must be at least 1, got {options.num}")
+    check_data(config, ("val",))
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        if options.prompts and config.model.type.endswith("Distiller"):
+            for term in config.model.terms.values():
+                if "prompts" in term:
+                    term.prompts = options.prompts
+        model = MODELS.build(config.model).eval()
+        model.prepare()
+        if isinstance(model, PromptTuner):
+            if not options.prompts:
+                raise ValueError("--prompts is needed with the config of a prompt stage: name the prompts.pth it wrote")
+            state = read_prompts(options.prompts, model.teacher)
+            load_strict(model, {**state, TEACHER_HASH: model.teacher_hash}, options.prompts)
+        dataset = DATASETS.build(copy.deepcopy(config.val_dataloader.dataset))
+        for index in range(min(options.num, len(dataset))):
+            data = model.data_preprocessor(pseudo_collate([dataset[index]]), False)
+            pictures = mask_pictures(model, data["inputs"], data["data_samples"], options.level)
+            for name, picture in pictures.items():
+                path = Path(options.out_dir) / f"image{index}_{name.replace('/', '_')}.png"
+                save_png(path, picture)
+                print(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))
