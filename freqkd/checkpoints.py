@@ -67,7 +67,12 @@ def read_checkpoint(path: str | os.PathLike[str], trust: bool = False) -> dict[s
                 loaded = torch.load(name, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         telling = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unpickler error" in line]
-        reason = (telling or [str(error)])[0].removeprefix("WeightsUnpickler error: ").split(" Please use")[0].split(" was not")[0]
+        reason = (
+            (telling or [str(error)])[0]
+            .removeprefix("WeightsUnpickler error: ")
+            .split(" Please use")[0]
+            .split(" was not")[0]
+        )
         raise CheckpointError(
             f"checkpoint {name} is damaged or holds more than tensors and plain data ({reason}); "
             "if you trust its author, add --trust-checkpoint"

@@ -132,5 +132,7 @@ def resolve_choice(name: str, spec: object, table: Mapping[str, type[T]], base: 
         if option not in known:
             close = nearest(option, known, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{name}=dict(type={word!r}, ...) takes {', '.join(known) or 'no options'}, got {option!r}{hint}")
+            raise ValueError(
+                f"{name}=dict(type={word!r}, ...) takes {', '.join(known) or 'no options'}, got {option!r}{hint}"
+            )
     return table[word](**options)

@@ -72,7 +72,9 @@ def export_student(config: Config, checkpoint: str, out_dir: str, half: bool = F
         weights = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     meta = {key: value for key, value in loaded.get("meta", {}).items() if key in ("dataset_meta", "epoch", "iter")}
     folder = Path(out_dir)
-    write_atomic(dict(state_dict={key: value.clone() for key, value in weights.items()}, meta=meta), folder / "student.pth")
+    write_atomic(
+        dict(state_dict={key: value.clone() for key, value in weights.items()}, meta=meta), folder / "student.pth"
+    )
     write_config(student_config(config), folder / "student_config.py")
     return folder / "student.pth"
 

@@ -92,7 +92,9 @@ def check_host() -> None:
     if not shutil.which(os.environ.get("CXX", "g++")):
         raise SetupError("no C++ compiler was found: install g++ (Debian, Ubuntu: apt-get install g++), or set CXX")
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
-        raise SetupError("Python.h was not found: install Python's headers (Debian, Ubuntu: apt-get install python3-dev)")
+        raise SetupError(
+            "Python.h was not found: install Python's headers (Debian, Ubuntu: apt-get install python3-dev)"
+        )
     if not os.access(ROOT, os.W_OK):
         raise SetupError(f"{ROOT} is not writable: clone the repository to a folder of your own")
 
@@ -155,7 +157,9 @@ def build_mmcv() -> None:
             env["FORCE_CUDA"] = "1"
             say("[3/5] mmcv's operators for CUDA, from source: 10 to 40 minutes, once")
         else:
-            say(f"[3/5] mmcv's operators from source on {env['MAX_JOBS']} cores: 2 to 6 minutes, seconds where pip has them cached")
+            say(
+                f"[3/5] mmcv's operators from source on {env['MAX_JOBS']} cores: 2 to 6 minutes, seconds if pip has them cached"
+            )
             extra = precompiled_header(Path(folder))
             env.update(extra or {"CFLAGS": COMPILE_FLAGS})
         pip(arguments, "mmcv", env)
@@ -204,7 +208,9 @@ def main() -> int:
     except SetupError as error:
         say(f"setup: {error}")
         return 1
-    say(f"Ready after {time.monotonic() - start:.0f} s: `make demo` and `make test` use .venv; so does `. .venv/bin/activate`.")
+    say(
+        f"Ready after {time.monotonic() - start:.0f} s: `make demo` and `make test` use .venv; so does `. .venv/bin/activate`."
+    )
     return 0
 
 

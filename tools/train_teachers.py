@@ -77,13 +77,17 @@ def make_teacher(task: str, work_dir: str) -> None:
     os.replace(draft, card_file)
     print(f"{recipe.file}: {recipe.metric} {half * recipe.scale:.4f} (full precision {full * recipe.scale:.4f})")
     if abs(half - full) * recipe.scale > 0.002:
-        raise ValueError(f"half precision moves {recipe.metric} by more than 0.002: store {recipe.file} in full precision")
+        raise ValueError(
+            f"half precision moves {recipe.metric} by more than 0.002: store {recipe.file} in full precision"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", choices=sorted(RECIPES), help="only this one")
-    parser.add_argument("--work-dir", default="work_dirs/teachers", help="folder of the trainings; interrupted ones go on")
+    parser.add_argument(
+        "--work-dir", default="work_dirs/teachers", help="folder of the trainings; interrupted ones go on"
+    )
     options = parser.parse_args(arguments)
     for task in [options.task] if options.task else RECIPES:
         make_teacher(task, options.work_dir)

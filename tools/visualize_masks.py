@@ -23,7 +23,9 @@ from freqkd.preflight import check_data
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config of a prompt stage, or of a distillation with a FreeKD term")
-    parser.add_argument("--prompts", help="prompt file; default the one a distillation names; needed for a prompt stage")
+    parser.add_argument(
+        "--prompts", help="prompt file; default the one a distillation names; needed for a prompt stage"
+    )
     parser.add_argument("--out-dir", required=True, help="folder for the pictures")
     parser.add_argument("--num", type=int, default=2, help="number of validation images")
     parser.add_argument("--level", type=int, help="only this pyramid level")

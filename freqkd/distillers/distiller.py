@@ -56,7 +56,9 @@ class Distiller(BaseModel):
         self.student = network
         self.teacher = build_teacher(teacher)
         if not terms:
-            raise ValueError("terms must hold at least one term, e.g. dict(loss_freekd=dict(type='freqkd.DistillTerm'))")
+            raise ValueError(
+                "terms must hold at least one term, e.g. dict(loss_freekd=dict(type='freqkd.DistillTerm'))"
+            )
         # The terms' own weights must cost the student no random number: alone or distilled, it starts the same.
         with forked_randomness():
             self.distiller = nn.ModuleDict({name: self._build_term(name, term) for name, term in terms.items()})

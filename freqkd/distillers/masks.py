@@ -30,7 +30,8 @@ def prompted_terms(model: nn.Module) -> dict[str, tuple[nn.ModuleList, str, tupl
                 found[name] = (cast(nn.ModuleList, term.loss.prompts), term.teacher_path, term.levels)
     if not found:
         raise ValueError(
-            f"the model must have frequency prompts: a PromptTuner, or a Distiller with a FreeKD term, got {type(model).__name__}"
+            "the model must have frequency prompts: a PromptTuner, or a Distiller with a FreeKD term, got "
+            f"{type(model).__name__}"
         )
     return found
 
@@ -59,7 +60,11 @@ def mask_pictures(model: Any, inputs: Tensor, data_samples: Any = None, level: i
                 continue
             arrays = [mask[0].float().cpu().numpy().astype(np.float32) for mask in masks]
             deep = (len(arrays) - 1) // 3 if _is_subband(model, name) else len(arrays) - 1
-            names = band_names(deep) if _is_subband(model, name) else [f"LL{deep}", *(f"level {j + 1}" for j in range(deep))]
+            names = (
+                band_names(deep)
+                if _is_subband(model, name)
+                else [f"LL{deep}", *(f"level {j + 1}" for j in range(deep))]
+            )
             height, width = inputs.shape[-2:]
             title = f"{name}, pyramid level {index} ({width}x{height} image)"
             pictures[f"{name}/level{index}"] = mask_panel(image, arrays, names, title)

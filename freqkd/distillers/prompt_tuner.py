@@ -91,7 +91,9 @@ class PromptTuner(BaseModel):
     def rehearse(self, size: tuple[int, int] = (64, 96)) -> None:
         """Run the tapped part once on a blank image: raises what the first iteration would."""
         self.prepare()
-        maps = self.teacher.extract(torch.zeros(1, 3, *size, device=self.teacher_hash.device), None, [self.tap])[self.tap]
+        maps = self.teacher.extract(torch.zeros(1, 3, *size, device=self.teacher_hash.device), None, [self.tap])[
+            self.tap
+        ]
         self.edit(maps)
 
     def edit(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -134,7 +136,6 @@ class PromptTuner(BaseModel):
             found["deviation"].append(float(mask_deviation(masks)))
             found["mean_deviation"].append(float(mask_deviation([mask.mean(1, keepdim=True) for mask in masks])))
         return {name: sum(values) / len(values) for name, values in found.items()}
-
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
         """Run the masked teacher; in `loss` mode, with the overlap of its masks."""

@@ -104,7 +104,9 @@ class DistillTerm(nn.Module):
         if self.levels is None:
             return maps
         if max(self.levels) >= len(maps):
-            raise ValueError(f"levels must be below {len(maps)}, the number of maps of {owner} {path!r}, got {self.levels}")
+            raise ValueError(
+                f"levels must be below {len(maps)}, the number of maps of {owner} {path!r}, got {self.levels}"
+            )
         return [maps[level] for level in self.levels]
 
     def forward(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:

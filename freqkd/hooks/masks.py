@@ -29,13 +29,13 @@ class MaskHook(Hook):
         self.interval, self.level = interval, level
 
     @torch.no_grad()
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Draw the masks of the first image of the batch."""
         if data_batch is None or not self.every_n_train_iters(runner, self.interval):
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         data = model.data_preprocessor(data_batch, False)
-        for name, picture in mask_pictures(model, data["inputs"][:1], data.get("data_samples", [])[:1], self.level).items():
+        for name, picture in mask_pictures(
+            model, data["inputs"][:1], data.get("data_samples", [])[:1], self.level
+        ).items():
             runner.visualizer.add_image(f"masks/{name}", picture, step=runner.iter + 1)

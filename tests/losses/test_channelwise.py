@@ -56,7 +56,9 @@ def test_ignored_positions_are_left_out_of_the_softmax() -> None:
     value = cwd_loss(student, teacher, target, ignore_index=255)
     torch.testing.assert_close(value, expected)
     value.backward()
-    assert student.grad is not None and (student.grad[:, :, 3] == 0).all() and student.grad.isfinite().all()
+    assert student.grad is not None
+    assert (student.grad[:, :, 3] == 0).all()
+    assert student.grad.isfinite().all()
 
 
 def test_images_without_a_valid_position_do_not_count() -> None:
@@ -67,7 +69,9 @@ def test_images_without_a_valid_position_do_not_count() -> None:
     torch.testing.assert_close(cwd_loss(student, teacher, target, ignore_index=255), expected)
     loss = CWDLoss(ignore_index=255)(student, teacher, torch.full_like(target, 255))
     loss.backward()
-    assert loss == 0 and student.grad is not None and (student.grad == 0).all()
+    assert loss == 0
+    assert student.grad is not None
+    assert (student.grad == 0).all()
 
 
 def test_levels_count_by_their_channels() -> None:
@@ -84,7 +88,9 @@ def test_finite(dtype: torch.dtype, scale: float) -> None:
     leaf = (student.detach().sign() * scale).requires_grad_()
     loss = cwd_loss(leaf, teacher.sign() * -scale)
     loss.backward()
-    assert loss.isfinite() and leaf.grad is not None and leaf.grad.isfinite().all()
+    assert loss.isfinite()
+    assert leaf.grad is not None
+    assert leaf.grad.isfinite().all()
 
 
 def test_one_position_is_zero() -> None:

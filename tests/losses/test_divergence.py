@@ -141,9 +141,11 @@ def test_finite_value_and_gradient(word: str, classes: int, gap: float, rows: in
     student, teacher, target = (x.float() if x.is_floating_point() else x for x in _logits(rows, classes))
     student = (gap * student).requires_grad_()
     loss = build_divergence(word)(_pair(student, -gap * teacher), target)
-    assert loss.shape == (rows,) and loss.isfinite().all()
+    assert loss.shape == (rows,)
+    assert loss.isfinite().all()
     loss.sum().backward()
-    assert student.grad is not None and student.grad.isfinite().all()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("word", ["dkd", "nkd"])

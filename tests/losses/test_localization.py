@@ -98,8 +98,10 @@ def test_terms_stay_finite(dtype: torch.dtype) -> None:
         for total in totals:
             leaves = [*head["cls_s"], *head["reg_s"]]
             grads = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
-            assert total.isfinite() and all(g is None or g.isfinite().all() for g in grads)
-        assert totals[0] == 0 and totals[3] == 0
+            assert total.isfinite()
+            assert all(g is None or g.isfinite().all() for g in grads)
+        assert totals[0] == 0
+        assert totals[3] == 0
 
 
 def test_equal_predictions_cost_nothing() -> None:
@@ -145,7 +147,9 @@ def test_giou_and_iou() -> None:
         assert general == pytest.approx(1 - iou[n].item() + hull[n].item())
     loss = box_iou_loss(a, b)  # empty boxes included
     loss.backward()
-    assert loss.isfinite() and a.grad is not None and a.grad.isfinite().all()
+    assert loss.isfinite()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
     assert torch.autograd.gradcheck(lambda s: box_iou_loss(s, b[:1]), (a[:1].detach().requires_grad_(),))
 
 

@@ -63,7 +63,8 @@ def _compare(
     value = loss(student, teacher, arrays.get("target"))
     value.backward()
     _close(value.detach(), arrays["loss"])
-    assert student.grad is not None and teacher.grad is None
+    assert student.grad is not None
+    assert teacher.grad is None
     _close(student.grad, arrays["grad_student" + suffix])
 
 

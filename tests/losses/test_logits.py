@@ -1,9 +1,10 @@
-"""LogitLoss: every point of the grid, the labels and positions that count, and the inputs that break the released programs."""
+"""LogitLoss: every point of the grid, what counts, and the inputs that break the released programs."""
 
 from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -67,12 +68,17 @@ def test_every_point_that_makes_sense(softening: str, divergence: str, activatio
                 loss(student, teacher, target)
             continue
         value = loss(student, teacher, target)
-        assert value.shape == () and value.isfinite() and value > 0
+        assert value.shape == ()
+        assert value.isfinite()
+        assert value > 0
         value.backward()
         for leaf in leaves:
-            assert leaf.grad is not None and leaf.grad.isfinite().all() and leaf.grad.abs().sum() > 0
+            assert leaf.grad is not None
+            assert leaf.grad.isfinite().all()
+            assert leaf.grad.abs().sum() > 0
         for parameter in loss.parameters():
-            assert parameter.grad is not None and parameter.grad != 0
+            assert parameter.grad is not None
+            assert parameter.grad != 0
 
 
 @pytest.mark.parametrize(("softening", "divergence", "activation"), [g for g in GRID if _refused(*g)])
@@ -130,7 +136,8 @@ def test_finite_where_the_released_programs_are_not(
             continue  # the weight, the teacher's variance, is 1e8 here: no half precision number
         assert student.grad is not None and student.grad.isfinite().all(), regions
         if kind == "all ignored":
-            assert value == 0 and (student.grad == 0).all()
+            assert value == 0
+            assert (student.grad == 0).all()
             assert all(p.grad is not None and p.grad == 0 for p in loss.parameters())
 
 
@@ -145,7 +152,8 @@ def test_autocast_and_half_precision_agree_with_float32(words: tuple[str, str], 
         value = loss(student, teacher, target)
     torch.testing.assert_close(value, expected)
     value.backward()
-    assert student.grad is not None and student.grad.dtype == torch.bfloat16
+    assert student.grad is not None
+    assert student.grad.dtype == torch.bfloat16
 
 
 def test_ignored_positions_are_dropped_first() -> None:
@@ -199,6 +207,10 @@ def test_weights_of_positions_and_the_average_factor() -> None:
     torch.testing.assert_close(loss(student, teacher, weight=weight, avg_factor=7.0), total / 7)
     torch.testing.assert_close(loss(student, teacher, weight=weight, avg_factor=torch.tensor(0)), total)
     assert loss(student, teacher, weight=torch.zeros(2, 6, 6)) == 0
+    target = (torch.arange(72) % 5 - 1).view(2, 6, 6)
+    ignoring = LogitLoss("fixed", "quality_focal", activation="sigmoid", ignore_index=-1)
+    expected = loss(student, teacher, weight=weight * (target >= 0))
+    torch.testing.assert_close(ignoring(student, teacher, target, weight=weight), expected)
     torch.testing.assert_close(
         LogitLoss("fixed", "kl", loss_weight=3.0)(student, teacher), 3 * points.kd_loss(student, teacher)
     )
@@ -236,39 +248,35 @@ def test_annealing_drops_the_teacher_after_its_epochs() -> None:
     torch.testing.assert_close(loss(student, teacher), F.mse_loss(student, teacher))
     loss.set_progress(4)
     loss(student, teacher * float("inf")).backward()
-    assert student.grad is not None and (student.grad == 0).all()
+    assert student.grad is not None
+    assert (student.grad == 0).all()
 
 
-def test_functions_are_points_of_the_grid() -> None:
+POINTS: dict[Callable[..., Tensor], tuple[Any, ...]] = {
+    points.kd_loss: ("fixed", "kl"),
+    points.dkd_loss: ("fixed", "dkd"),
+    points.nkd_loss: ({"type": "fixed", "tau": 1.0}, "nkd"),
+    points.dist_loss: ({"type": "fixed", "tau": 1.0}, "dist"),
+    points.normkd_loss: ("normalized", "kl"),
+    points.dtkd_loss: ("dynamic", "kl"),
+    points.standardized_kd_loss: ("standardized", "kl"),
+    points.sdd_loss: ("fixed", "kl", {"scales": (1, 2, 4)}),
+}
+
+
+@pytest.mark.parametrize("function", POINTS)
+def test_functions_are_points_of_the_grid(function: Callable[..., Tensor]) -> None:
     student, teacher, target, _ = _case((2, 5, 8, 8))
-    pairs = [
-        (points.kd_loss(student, teacher, target, ignore_index=255), LogitLoss("fixed", "kl", ignore_index=255)),
-        (points.dkd_loss(student, teacher, target, ignore_index=255), LogitLoss("fixed", "dkd", ignore_index=255)),
-        (
-            points.nkd_loss(student, teacher, target, ignore_index=255),
-            LogitLoss({"type": "fixed", "tau": 1.0}, "nkd", ignore_index=255),
-        ),
-        (
-            points.dist_loss(student, teacher, target, ignore_index=255),
-            LogitLoss({"type": "fixed", "tau": 1.0}, "dist", ignore_index=255),
-        ),
-        (points.normkd_loss(student, teacher, target, ignore_index=255), LogitLoss("normalized", ignore_index=255)),
-        (points.dtkd_loss(student, teacher, target, ignore_index=255), LogitLoss("dynamic", ignore_index=255)),
-        (
-            points.standardized_kd_loss(student, teacher, target, ignore_index=255),
-            LogitLoss("standardized", ignore_index=255),
-        ),
-        (
-            points.annealing_kd_loss(student, teacher, target, tau=10, ignore_index=255),
-            LogitLoss("annealed", "mse", ignore_index=255),
-        ),
-        (
-            points.sdd_loss(student, teacher, target, ignore_index=255),
-            LogitLoss("fixed", "kl", {"scales": (1, 2, 4)}, ignore_index=255),
-        ),
-    ]
-    for value, loss in pairs:
-        torch.testing.assert_close(value, loss(student, teacher, target))
+    loss = LogitLoss(*POINTS[function], ignore_index=255)
+    torch.testing.assert_close(function(student, teacher, target, ignore_index=255), loss(student, teacher, target))
+
+
+def test_annealing_function_counts_down() -> None:
+    student, teacher, _, _ = _case((4, 5))
+    loss = LogitLoss({"type": "annealed", "tau_max": 10, "epochs": 10}, "mse")
+    for epoch, tau in enumerate(range(10, 0, -1)):
+        loss.set_progress(epoch)
+        torch.testing.assert_close(points.annealing_kd_loss(student, teacher, tau=tau), loss(student, teacher))
     with pytest.raises(ValueError, match="tau must be in 1..tau_max = 10"):
         points.annealing_kd_loss(student, teacher, tau=11)
 

@@ -67,7 +67,8 @@ def test_normalized_takes_tau_for_a_constant_student_row() -> None:
     pair = NormalizedTemperature(2.0)(student, teacher)
     torch.testing.assert_close(pair.student[1], student[1] / 2)
     pair.student.sum().backward()
-    assert student.grad is not None and student.grad.isfinite().all()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
 
 
 def test_one_class_has_no_deviation() -> None:
@@ -92,7 +93,8 @@ def test_dynamic_falls_back_to_the_reference_where_it_would_break(ours: float, t
     torch.testing.assert_close(pair.student, student / 4)
     assert pair.weight.item() == pytest.approx(16)
     (pair.student.sum() + pair.weight.sum()).backward()
-    assert student.grad is not None and student.grad.isfinite().all()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
 
 
 def test_standardizing_adds_the_epsilon_to_the_deviation() -> None:
@@ -106,7 +108,8 @@ def test_standardizing_a_constant_row_gives_zeros_and_a_tame_gradient() -> None:
     out = standardize_logits(rows)
     torch.testing.assert_close(out, torch.zeros(2, 5))
     (out * torch.arange(5.0)).sum().backward()
-    assert rows.grad is not None and rows.grad.abs().max() < 10
+    assert rows.grad is not None
+    assert rows.grad.abs().max() < 10
 
 
 def test_annealing_counts_up_and_then_drops_the_teacher() -> None:

@@ -1,0 +1,97 @@
+"""Aligns: channels and sizes of student maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from freqkd.align import ConvAlign, IdentityAlign, LevelAlign, ResizeAlign, resize_pair
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_convolution_of_every_level() -> None:
+    align = ConvAlign(student_channels=[2, 3], teacher_channels=4, num_levels=2)
+    students = [torch.randn(1, 2, 8, 8), torch.randn(1, 3, 4, 4)]
+    teachers = [torch.randn(1, 4, 8, 8), torch.randn(1, 4, 4, 4)]
+    ours, theirs = align(students, teachers)
+    for index in range(2):
+        weight, bias = align.layers[index].weight, align.layers[index].bias
+        expected = torch.einsum("oc,nchw->nohw", weight[:, :, 0, 0], students[index]) + bias[:, None, None]
+        torch.testing.assert_close(ours[index], expected)
+        assert theirs[index] is teachers[index]
+    sum(x.sum() for x in ours).backward()
+    assert all(p.grad is not None for p in align.parameters())
+    wide = ConvAlign(2, 4, kernel_size=3)
+    assert wide(students[0], teachers[0])[0][0].shape == teachers[0].shape
+
+
+@pytest.mark.parametrize("resize", ["teacher", "student"])
+def test_sizes(resize: str) -> None:
+    small, large = torch.randn(1, 2, 5, 7), torch.randn(1, 2, 10, 13)
+    for student, teacher in ((small, large), (large, small), (small, small + 1)):
+        ours, theirs = ResizeAlign(resize)([student], [teacher])
+        size = (teacher if resize == "teacher" else student).shape[-2:]
+        torch.testing.assert_close(ours[0], F.interpolate(student, size, mode="bilinear", align_corners=False))
+        torch.testing.assert_close(theirs[0], F.interpolate(teacher, size, mode="bilinear", align_corners=False))
+    ours, theirs = ConvAlign(2, 4, resize=resize)(small, torch.randn(1, 4, 10, 13))
+    assert ours[0].shape == theirs[0].shape == ((1, 4, 10, 13) if resize == "teacher" else (1, 4, 5, 7))
+
+
+def test_identity_passes_maps_on() -> None:
+    student, teacher = torch.randn(1, 2, 4, 4), torch.randn(1, 3, 8, 8)
+    ours, theirs = IdentityAlign()(student, [teacher])
+    assert ours[0] is student and theirs[0] is teacher
+    assert resize_pair(student, teacher, None) == (student, teacher)
+
+
+def test_any_layer_may_align() -> None:
+    align = LevelAlign([torch.nn.PixelUnshuffle(2)])
+    ours, _ = align([torch.randn(1, 2, 8, 8)], [torch.randn(1, 8, 4, 4)])
+    assert ours[0].shape == (1, 8, 4, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype: torch.dtype) -> None:
+    align = ConvAlign(2, 4, resize="teacher")
+    with torch.autocast("cpu", dtype=dtype):
+        ours, _ = align(torch.randn(1, 2, 4, 4), torch.randn(1, 4, 9, 9).to(dtype))
+    ours[0].float().sum().backward()
+    assert align.layers[0].weight.grad.isfinite().all()
+
+
+def test_errors_name_both_numbers() -> None:
+    align = ConvAlign(student_channels=2, teacher_channels=4, num_levels=2)
+    good = [torch.ones(1, 2, 4, 4)] * 2, [torch.ones(1, 4, 4, 4)] * 2
+    with pytest.raises(ValueError, match=r"student_feats\[1\] has 3 channels where student_channels=2"):
+        align([good[0][0], torch.ones(1, 3, 4, 4)], good[1])
+    with pytest.raises(ValueError, match=r"teacher_feats\[0\] has 5 channels where teacher_channels=4"):
+        align(good[0], [torch.ones(1, 5, 4, 4), good[1][1]])
+    with pytest.raises(ValueError, match="ConvAlign has num_levels=2, got 1 student_feats"):
+        align(good[0][:1], good[1][:1])
+    with pytest.raises(ValueError, match="same number of maps, at least one, got 2 and 1"):
+        align(good[0], good[1][:1])
+    with pytest.raises(ValueError, match=r"level 0, aligned, .*\(1, 4, 4, 4\) and \(1, 4, 8, 8\).*ResizeAlign"):
+        ConvAlign(2, 4)(good[0][0], torch.ones(1, 4, 8, 8))
+    with pytest.raises(ValueError, match=r"ConvAlign\(student_channels=2, teacher_channels=4\)"):
+        ResizeAlign()(good[0], good[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kernel_size": 2}, "kernel_size must be odd.* got 2"),
+        ({"kernel_size": 0}, "kernel_size must be at least 1, got 0"),
+        ({"num_levels": 0}, "num_levels must be at least 1, got 0"),
+        ({"resize": "techer"}, "resize must be one of 'teacher', 'student', got 'techer'; did you mean 'teacher'"),
+        ({"student_channels": [2, 2, 2], "num_levels": 2}, "student_channels must be a number or one per level, 2 of .* got 3"),
+        ({"teacher_channels": 0}, "teacher_channels must be at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ConvAlign(**{"student_channels": 2, "teacher_channels": 4, **options})

@@ -1,0 +1,135 @@
+"""Position-aware relations and the channel weights made from them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from freqkd.relation import ChannelGate, attention_weights, channel_relation, relation_weights
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_relation_by_hand() -> None:
+    # Channels 0 and 1 correlate fully, channel 2 is their opposite.
+    feat = torch.tensor([[[[0.0, 1.0]], [[5.0, 9.0]], [[1.0, 0.0]]]])
+    one, other = math.e**2, math.e**-2
+    near, far = one / (2 * one + other), other / (2 * one + other)
+    opposed = [other / (one + 2 * other)] * 2 + [one / (one + 2 * other)]
+    relation = channel_relation(feat, temperature=0.5)[0]
+    torch.testing.assert_close(relation, torch.tensor([[near, near, far], [near, near, far], opposed]))
+    weights = attention_weights(relation[None])[0]
+    assert weights.tolist() == pytest.approx([2 * near + opposed[0]] * 2 + [2 * far + opposed[2]])
+
+
+def test_deeper_level_is_resized_and_asks() -> None:
+    feat, deeper = torch.randn(2, 5, 8, 12), torch.randn(2, 5, 4, 6)
+    resized = F.interpolate(deeper, size=(8, 12), mode="bilinear", align_corners=False)
+    expected = torch.stack(
+        [torch.corrcoef(torch.cat([g.flatten(1), f.flatten(1)]))[:5, 5:] for g, f in zip(resized, feat)]
+    )
+    torch.testing.assert_close(channel_relation(feat, deeper, 0.25), (expected / 0.25).softmax(-1))
+    torch.testing.assert_close(channel_relation(feat), channel_relation(feat, feat))
+    assert channel_relation(feat, torch.randn(2, 3, 4, 6)).shape == (2, 3, 5)
+
+
+def test_shift_and_scale_of_a_channel_do_not_matter() -> None:
+    feat, deeper = torch.randn(2, 5, 8, 12, dtype=torch.float64), torch.randn(2, 5, 4, 6, dtype=torch.float64)
+    scale, shift = torch.rand(1, 5, 1, 1) * 99 + 0.01, torch.randn(1, 5, 1, 1) * 9
+    torch.testing.assert_close(channel_relation(feat * scale + shift, deeper * scale - shift), channel_relation(feat, deeper))
+
+
+@pytest.mark.parametrize("size", [(4, 5), (300, 400)])
+def test_does_not_saturate(size: tuple[int, int]) -> None:
+    """The weights of one scene keep their spread, whatever the number of positions and the magnitude."""
+    scene = torch.randn(4, 4, 5)
+    mixing = torch.randn(2, 16, 4)
+    small = torch.einsum("mcr,rhw->mchw", mixing, scene)
+    feat, deeper = F.interpolate(small, size=size, mode="nearest").unsqueeze(1) * 100
+    relation = channel_relation(feat, deeper)
+    entropy = -(relation * relation.log()).sum(-1)
+    assert 0.3 * math.log(16) < entropy.min() and entropy.max() < math.log(16)
+    assert relation.max() < 0.6
+    torch.testing.assert_close(relation, channel_relation(small[:1], small[1:]), rtol=2e-2, atol=2e-3)
+
+
+def test_flat_channels_and_single_positions_relate_evenly() -> None:
+    feat = torch.randn(1, 4, 6, 6)
+    feat[:, 1] = 1000.1
+    relation = channel_relation(feat)
+    torch.testing.assert_close(relation[0, 1], torch.full((4,), 0.25))
+    assert relation.isfinite().all()
+    single = torch.randn(2, 4, 1, 1)
+    torch.testing.assert_close(relation_weights(single, single), torch.ones(2, 4))
+
+
+def test_weights_are_the_normalised_product() -> None:
+    student, teacher, deeper = torch.randn(2, 6, 8, 8), torch.randn(2, 6, 8, 8), torch.randn(2, 2, 6, 4, 4)
+    weights = relation_weights(student, teacher, *deeper)
+    product = attention_weights(channel_relation(teacher, deeper[1])) * attention_weights(channel_relation(student, deeper[0]))
+    torch.testing.assert_close(weights, product / product.mean(1, keepdim=True))
+    torch.testing.assert_close(weights.mean(1), torch.ones(2))
+    assert weights.min() > 0 and weights.std() > 0
+
+
+def test_a_channel_others_follow_weighs_most() -> None:
+    teacher = torch.randn(1, 8, 16, 16)
+    teacher[:, :4] = teacher[:, :1] + 0.5 * teacher[:, :4]  # four channels that share a pattern
+    weights = relation_weights(teacher + 0.1 * torch.randn_like(teacher), teacher)[0]
+    assert weights[:4].min() > weights[4:].max()
+
+
+def test_no_gradient() -> None:
+    maps = [torch.randn(1, 4, 8, 8, requires_grad=True), torch.randn(1, 4, 8, 8, requires_grad=True)]
+    assert not relation_weights(*maps).requires_grad
+    assert not relation_weights(*maps, gate=ChannelGate(4)).requires_grad
+
+
+def test_gate() -> None:
+    gate = ChannelGate(6)
+    relation = channel_relation(torch.randn(2, 6, 5, 5))
+    torch.testing.assert_close(gate(relation), torch.ones(2, 6))  # so that the prompt stage starts from the teacher
+    target = torch.rand(6) + 0.5
+    optimizer = torch.optim.Adam(gate.parameters(), lr=0.02)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses.append((gate(relation) - target).square().mean())
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+    assert gate(relation).min() > 0 and gate(relation).max() < 2
+    student, teacher = torch.randn(2, 2, 6, 5, 5)
+    product = gate(channel_relation(teacher)) * gate(channel_relation(student))
+    expected = (product / product.mean(1, keepdim=True)).detach()
+    torch.testing.assert_close(relation_weights(student, teacher, gate=gate), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_computes_in_float32(dtype: torch.dtype) -> None:
+    student, teacher = (torch.randn(1, 4, 8, 8).mul(300).to(dtype) for _ in range(2))
+    expected = relation_weights(student.float(), teacher.float())
+    with torch.autocast("cpu", dtype=dtype):
+        weights = relation_weights(student, teacher)
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights, expected)
+
+
+def test_wrong_input() -> None:
+    feat = torch.randn(2, 4, 8, 8)
+    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
+        channel_relation(feat, temperature=0)
+    with pytest.raises(ValueError, match="deeper must have the batch size of feat, 2, got 1"):
+        channel_relation(feat, feat[:1])
+    with pytest.raises(ValueError, match="deeper must be a map"):
+        channel_relation(feat, feat[0])
+    with pytest.raises(ValueError, match=r"same shape.*ConvAlign\(student_channels=3, teacher_channels=4\)"):
+        relation_weights(feat[:, :3], feat)
+    with pytest.raises(ValueError, match=r"relation must be \(N, 4, 4\), got shape \(2, 3, 3\)"):
+        ChannelGate(4)(torch.rand(2, 3, 3))

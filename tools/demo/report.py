@@ -1,0 +1,82 @@
+"""What the demo says in the end: the summary, the table, and whether it showed what it must."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tasks import MIN_DEVIATION, MIN_SHARE, TASKS, DemoError, say
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write strict json (no NaN), whole or not at all."""
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    os.replace(draft, path)
+
+
+def check_shown(name: str, results: dict[str, Any]) -> None:
+    """Raise DemoError where the prompts learnt nothing or FreeKD hardly counted."""
+    before, after = results["prompts"]["masks"]["before"], results["prompts"]["masks"]["after"]
+    if after["overlap"] >= before["overlap"]:
+        raise DemoError(
+            f"{name}: the overlap of the masks did not fall ({before['overlap']:.3f} to {after['overlap']:.3f})"
+        )
+    if after["deviation"] < MIN_DEVIATION:
+        raise DemoError(f"{name}: the masks stayed flat (deviation over space {after['deviation']:.4f})")
+    share = results["distilled"]["terms"]["loss_freekd"]["gradient_share"]
+    if share is None or share < MIN_SHARE:
+        raise DemoError(
+            f"{name}: FreeKD's share of the gradient is {share}, below {MIN_SHARE}: this shows another method"
+        )
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The comparison as text."""
+    rows = []
+    for name, task in TASKS.items():
+        found = summary[name]
+        labels = dict(teacher="teacher", prompts="teacher, masked", alone="student alone", distilled="student, FreeKD")
+        for stage, label in labels.items():
+            result = found[stage]
+            time_spent = "shipped" if result["seconds"] is None else f"{result['seconds']:.0f} s"
+            params = "" if stage == "prompts" else f"{result['params'] / 1e6:.2f} M"
+            rows.append(
+                (
+                    name if stage == "teacher" else "",
+                    label,
+                    params,
+                    f"{result['metric']:.3f} {task.metric_name}",
+                    time_spent,
+                )
+            )
+    head = ("task", "network", "params", "val metric", "training")
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [head, *rows]]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def print_report(summary: dict[str, Any], root: Path, seconds: float) -> None:
+    """Print the table, what it means, what the masks learnt, and how to use the students."""
+    say()
+    say(table(summary))
+    say(
+        "\nOne seed. Equal steps, images in the same order, equal first weights; equal steps are not equal time: see the "
+        "last column.\nSeeds differ by about 0.02, so a smaller difference says nothing."
+    )
+    for name in TASKS:
+        masks = summary[name]["prompts"]["masks"]
+        share = summary[name]["distilled"]["terms"]["loss_freekd"]["gradient_share"]
+        before, after = masks["before"], masks["after"]
+        say(
+            f"{name}: overlap of the masks {before['overlap']:.3f} -> {after['overlap']:.3f}, deviation over space "
+            f"{before['deviation']:.3f} -> {after['deviation']:.3f}; FreeKD's mean share of the task's gradient {share:.2f}"
+        )
+        for stage in ("alone", "distilled"):
+            found = summary[name][stage]
+            say(f"  {stage}: python tools/test.py {found['config']} {found['checkpoint']}")
+    pictures = ", ".join(sorted(str(path) for path in root.glob("*.png")))
+    say(f"Pictures: {pictures}\nNumbers: {root / 'summary.json'} ({seconds / 60:.1f} minutes this time)")
