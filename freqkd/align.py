@@ -81,7 +81,7 @@ class LevelAlign(nn.Module):
         return [student for student, _ in aligned], [teacher for _, teacher in aligned]
 
     def check_level(self, index: int, student: Tensor, teacher: Tensor) -> None:
-        """Raise ValueError where the maps of a level do not suit its layer; subclasses that know channels override it."""
+        """Raise ValueError where the maps of a level do not suit its layer; here they always do."""
 
 
 class ConvAlign(LevelAlign):

@@ -16,6 +16,9 @@ from freqkd.checkpoints import read_checkpoint
 from freqkd.distillers.teacher import forked_randomness
 
 
+LARGE = 50_000_000  # bytes; an annotation file of this size is not empty, and reading it twice takes long
+
+
 class DataError(ValueError):
     """A data set is missing or empty; the message says which path and what to do."""
 
@@ -63,6 +66,8 @@ def _check_dataset(dataset: Mapping[str, Any], where: str) -> None:
     if not path.endswith(".json"):
         if os.path.getsize(path) == 0:
             raise DataError(f"{where}: annotation file is empty: {path}; it must name at least one image")
+        return
+    if os.path.getsize(path) > LARGE:
         return
     try:
         with open(path) as file:

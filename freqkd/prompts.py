@@ -116,11 +116,11 @@ def mask_deviation(masks: Sequence[Tensor]) -> Tensor:
 class FrequencyPrompt(nn.Module):
     r"""Learnt tokens that mask the subbands of a feature map.
 
-    For token t of band b, a mask is :math:`M_{b,t} = \sigma(P_{b,t} \cdot x_b)` at every position of the band. Called on
-    a feature map, it rebuilds the map from its masked bands, :math:`\frac{2}{T} \sum_t M_{b,t} x_b`, and
+    For token t of band b, a mask is :math:`M_{b,t} = \sigma(P_{b,t} \cdot x_b)` at every position of the band. Called
+    on a feature map, it rebuilds the map from its masked bands, :math:`\frac{2}{T} \sum_t M_{b,t} x_b`, and
     returns how much the masks of a band overlap. That is the prompt stage: the rebuilt map replaces the
-    teacher's own, and tokens are trained by the teacher's task loss + overlap. Masks share the band: they are added before they
-    multiply it, so T masked copies never exist.
+    teacher's own, and tokens are trained by the teacher's task loss + overlap. Masks share the band: they are added
+    before they multiply it, so T masked copies never exist.
 
     Tokens start small, in pairs of opposite sign, whose two masks add to exactly 1; an odd one starts near zero. So the
     rebuilt map starts equal to the given one, and yet no two tokens are equal (equal ones would never part).
@@ -193,11 +193,11 @@ class FrequencyPrompt(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw new tokens: pairs of opposite sign, an odd one a hundred times smaller."""
+        """Draw new tokens: pairs of opposite sign, an odd one a thousand times smaller."""
         nn.init.normal_(self.tokens, std=0.1 * self.channels**-0.5)
         pairs = self.num_prompts // 2
         self.tokens[:, pairs : 2 * pairs] = -self.tokens[:, :pairs]
-        self.tokens[:, 2 * pairs :] *= 0.01
+        self.tokens[:, 2 * pairs :] *= 0.001
 
     def decompose(self, feat: Tensor) -> Subbands:
         """Return the subbands of a map; warn once where it is too small for the level."""
@@ -257,8 +257,8 @@ class FrequencyPrompt(nn.Module):
         self._warned = True
         fitting = max((smallest - 1).bit_length(), 1)
         warnings.warn(
-            f"a map of {feat.shape[-2]}x{feat.shape[-1]} positions is too small for level={self.level}: its coarsest bands "
-            f"are mostly padding; level={fitting} would fit{'' if smallest > 1 else ' better'}",
+            f"a map of {feat.shape[-2]}x{feat.shape[-1]} positions is too small for level={self.level}: its coarsest "
+            f"bands are mostly padding; level={fitting} would fit{'' if smallest > 1 else ' better'}",
             stacklevel=3,
         )
 

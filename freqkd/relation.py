@@ -86,9 +86,9 @@ class ChannelGate(nn.Module):
 
     .. math:: \omega_j = 2 \sigma( W_2 \, \mathrm{ReLU}(W_1 \, C A_{:,j} + b_1) + b_2 )
 
-    One MLP serves all channels. It starts at :math:`\omega = 1` and stays in (0, 2). It is trained in the prompt stage, where
-    the teacher's map times omega goes on to the teacher's own loss, and frozen in distillation: a gate trained by
-    the very loss it multiplies learns to look away.
+    One MLP serves all channels. It starts at :math:`\omega = 1` and stays in (0, 2). It is trained in the prompt
+    stage, where the teacher's map times omega goes on to the teacher's own loss, and frozen in distillation: a gate
+    trained by the very loss it multiplies learns to look away.
 
     Args:
         channels: C.
@@ -163,8 +163,8 @@ def relation_weights(
         ValueError: student and teacher differ in shape, or one is no map.
 
     References:
-        FreeKD, arXiv 2311.12079: omega_r = omega_teacher * omega_student. Differs from it in the normalisation, which keeps
-        the weight of the loss apart from its shape, and in carrying no gradient.
+        FreeKD, arXiv 2311.12079: omega_r = omega_teacher * omega_student. Differs from it in the normalisation, which
+        keeps the weight of the loss apart from its shape, and in carrying no gradient.
 
     Example:
         >>> torch.manual_seed(0)  # doctest: +ELLIPSIS

@@ -29,7 +29,7 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
     ...
     ValueError: no module 'nekc' in ModuleDict; the nearest names are 'neck'
     """
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     if path and path in modules:
         return modules[path]
     close = nearest(path, modules) or [name for name, _ in model.named_children()]

@@ -50,3 +50,21 @@ class FeatureCase:
 def feature_case() -> Callable[[str, int], FeatureCase]:
     """Return `feature_case(file, seed)`."""
     return FeatureCase
+
+
+@pytest.fixture(scope="session")
+def saved_sizes() -> Callable[[Callable[[], object]], list[int]]:
+    """Return `saved_sizes(call)`: the number of elements of every tensor that `call()` keeps for its backward."""
+
+    def measure(call: Callable[[], object]) -> list[int]:
+        sizes: list[int] = []
+
+        def note(x: torch.Tensor) -> torch.Tensor:
+            sizes.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            call()
+        return sizes
+
+    return measure

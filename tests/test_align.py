@@ -45,7 +45,8 @@ def test_sizes(resize: str) -> None:
 def test_identity_passes_maps_on() -> None:
     student, teacher = torch.randn(1, 2, 4, 4), torch.randn(1, 3, 8, 8)
     ours, theirs = IdentityAlign()(student, [teacher])
-    assert ours[0] is student and theirs[0] is teacher
+    assert ours[0] is student
+    assert theirs[0] is teacher
     assert resize_pair(student, teacher, None) == (student, teacher)
 
 
@@ -88,7 +89,10 @@ def test_errors_name_both_numbers() -> None:
         ({"kernel_size": 0}, "kernel_size must be at least 1, got 0"),
         ({"num_levels": 0}, "num_levels must be at least 1, got 0"),
         ({"resize": "techer"}, "resize must be one of 'teacher', 'student', got 'techer'; did you mean 'teacher'"),
-        ({"student_channels": [2, 2, 2], "num_levels": 2}, "student_channels must be a number or one per level, 2 of .* got 3"),
+        (
+            {"student_channels": [2, 2, 2], "num_levels": 2},
+            "student_channels must be a number or one per level, 2 of .* got 3",
+        ),
         ({"teacher_channels": 0}, "teacher_channels must be at least 1, got 0"),
     ],
 )

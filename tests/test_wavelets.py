@@ -68,7 +68,8 @@ def test_equals_the_released_program(feature_case, seed: int) -> None:
 def test_pyramid_of_a_detector_rebuilds_exactly(size: tuple[int, int], wavelet: str) -> None:
     x = torch.randn(1, 2, *size)
     rebuilt = waverec2(wavedec2(x, wavelet), wavelet, size)
-    assert rebuilt.shape == x.shape and rebuilt.dtype == torch.float32
+    assert rebuilt.shape == x.shape
+    assert rebuilt.dtype == torch.float32
     torch.testing.assert_close(rebuilt, x, rtol=0, atol=2e-6)
 
 
@@ -112,7 +113,8 @@ def test_computes_in_float32_under_autocast(wavelet: str, dtype: torch.dtype, ha
         torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(rebuilt, x.float(), rtol=0, atol=2e-6)
     rebuilt.square().sum().backward()
-    assert x.grad is not None and x.grad.dtype == x.dtype
+    assert x.grad is not None
+    assert x.grad.dtype == x.dtype
     torch.testing.assert_close(x.grad.float(), 2 * x.detach().float(), rtol=2e-2, atol=2e-2)
 
 
@@ -168,7 +170,7 @@ def test_wrong_input(x: torch.Tensor, options: dict[str, object], words: str) ->
 
 def test_wrong_bands() -> None:
     bands = wavedec2(torch.ones(1, 1, 8, 8), level=2)
-    with pytest.raises(ValueError, match="size of 6x8 positions does not fit .* 8x8"):
+    with pytest.raises(ValueError, match=r"size of 6x8 positions does not fit .* 8x8"):
         waverec2(bands, size=(6, 8))
     with pytest.raises(ValueError, match=r"details\[1\] of 4x4 positions"):
         waverec2(Subbands(bands.low, bands.details[::-1]))
@@ -188,4 +190,5 @@ def test_library_transform_made_in_inference_serves_training() -> None:
         wavedec2(torch.ones(1, 1, 8, 8), "bior2.2", 1)
     x = torch.ones(1, 1, 8, 8, requires_grad=True)
     wavedec2(x, "bior2.2", 1).low.sum().backward()
-    assert x.grad is not None and bool(x.grad.isfinite().all())
+    assert x.grad is not None
+    assert bool(x.grad.isfinite().all())

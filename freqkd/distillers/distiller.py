@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
+from mmengine.dist import is_distributed
 from mmengine.logging import MessageHub
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
@@ -52,6 +53,9 @@ class Distiller(BaseModel):
         data_preprocessor: Any = None,
     ) -> None:
         network = student if isinstance(student, nn.Module) else ROOT_MODELS.build(copy.deepcopy(student))
+        if is_distributed() and not torch.cuda.is_available():
+            # SyncBN runs on accelerators only, and the Runner reverts it only for a single process.
+            network = revert_sync_batchnorm(network)
         super().__init__(data_preprocessor=network.data_preprocessor)
         self.student = network
         self.teacher = build_teacher(teacher)
@@ -114,7 +118,7 @@ class Distiller(BaseModel):
 
     def init_weights(self) -> None:
         """Initialise the student, let it inherit what it should, and bring in teacher and prompts."""
-        self.student.init_weights()
+        cast(Any, self.student).init_weights()
         self.prepare()
         for path in self.inherit:
             source = find_module(self.teacher.model, path)

@@ -82,7 +82,7 @@ class PromptTuner(BaseModel):
         """Build the teacher and note its hash, once."""
         if self._prepared:
             return
-        device = self.prompts[0].tokens.device
+        device = self.teacher_hash.device
         self.teacher.to(device)
         self.teacher.ready_heads()
         self.teacher_hash.copy_(torch.tensor(list(bytes.fromhex(self.teacher.hash)), dtype=torch.uint8))

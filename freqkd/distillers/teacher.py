@@ -65,7 +65,7 @@ def freeze_statistics(module: nn.Module) -> None:
             part.eval()
 
 
-def run_to(model: nn.Module, inputs: Tensor, data_samples: Any, paths: Sequence[str]) -> None:
+def run_to(model: Any, inputs: Tensor, data_samples: Any, paths: Sequence[str]) -> None:
     """Run a detector or segmenter no further than the deepest of `paths` needs.
 
     Backbone paths run the backbone, neck paths backbone and neck, head paths those heads on top; a path elsewhere (a
@@ -122,7 +122,7 @@ class Teacher:
         self.checkpoint = checkpoint
         self.cfg_options = dict(cfg_options or {})
         self.trust_checkpoint = trust_checkpoint
-        self._model: nn.Module | None = None
+        self._model: Any = None
         self._hash: str | None = None
         self._said = False
 
@@ -135,7 +135,7 @@ class Teacher:
         return self._model is not None
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
         """The network: frozen, in eval mode."""
         if self._model is None:
             self._model = self._build()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -86,7 +86,7 @@ class DistillTerm(nn.Module):
         if self.needs_prompts and self.prompts != "untrained":
             state = read_prompts(str(self.prompts), teacher)
             try:
-                self.loss.load_prompts(state)
+                cast(Any, self.loss).load_prompts(state)
             except ValueError as error:
                 raise CheckpointError(f"prompt checkpoint {self.prompts} does not fit this loss: {error}") from None
 

@@ -77,6 +77,10 @@ class DecoupledKL(Divergence):
 
     References:
         Zhao et al., arXiv 2203.08679, equation 7.
+
+    >>> z = torch.tensor([[2.0, 1.0, 0.0]])
+    >>> DecoupledKL(beta=0.0)(SoftenedPair(z, z.flip(1), z.new_tensor(1.0), z, z), torch.tensor([1]))  # same share
+    tensor([0.])
     """
 
     needs_target = True
@@ -102,7 +106,7 @@ class DecoupledKL(Divergence):
 
 
 class NormalizedKD(Divergence):
-    """NKD: `-p_t(y) log p_s(y)` at temperature 1, `gamma` times the cross entropy of the other classes, renormalised.
+    """NKD: `-p_t(y) log p_s(y)` at temperature 1, plus `gamma` times the others' renormalised cross entropy.
 
     Only the second part takes the softening's temperature and weight. The mask is the corrected one (the labelled class
     is out of the second softmax); the program before its fix, and SDD's copy of it, kept it in. It is a cross entropy:
@@ -110,6 +114,10 @@ class NormalizedKD(Divergence):
 
     References:
         Yang et al., arXiv 2303.13005.
+
+    >>> z = torch.zeros(1, 3)
+    >>> print(round(NormalizedKD()(SoftenedPair(z, z, z.new_tensor(1.0), z, z), torch.tensor([1])).item(), 4))
+    1.4059
     """
 
     needs_target = True
@@ -136,12 +144,15 @@ class Correlation(Divergence):
     `beta * (1 - mean_n r(p_s[n], p_t[n])) + gamma * (1 - mean_c r(p_s[:, c], p_t[:, c]))`, r with `eps` = 1e-8 beside
     the product of the norms, as released. All samples form one set; where samples have different weights (a
     softening's, a region's, a class's) both means and the second correlation are weighted by them. A constant row or
-    column, and a single sample, has
-    correlation 0: the term is 1 there, without gradient. Sigmoid heads: the correlations are those of sigmoid
-    probabilities.
+    column, and a single sample, has correlation 0: the term is 1 there, without gradient (the released program has one
+    of about 1 / eps at a constant row). Sigmoid heads: the correlations are those of sigmoid probabilities.
 
     References:
         Huang et al., arXiv 2205.10536; the temperature and its square are OpenMMLab's, the paper has temperature 1.
+
+    >>> z = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    >>> Correlation()(SoftenedPair(z, z, z.new_tensor(1.0), z, z)).round(decimals=3).abs()
+    tensor([0.3330, 0.3330])
     """
 
     activations = ("softmax", "sigmoid")

@@ -36,32 +36,33 @@ def freekd_loss(
 ) -> Tensor:
     r"""Return the masked L1 distance of the subbands of two feature maps.
 
-    .. math:: \sum_b \mathrm{mean}\, \big| \omega \odot M_b \odot (t_b - s_b) \big|,\quad M_b = \frac{1}{T} \sum_i M_{b,i}
+    .. math:: \sum_b \mathrm{mean}\, | \omega \odot M_b \odot (t_b - s_b) |,\quad M_b = \frac{1}{T} \sum_i M_{b,i}
 
-    over the bands b of `wavedec2`; the mean runs over batch, channels and positions. Masks are not negative, so they are
-    averaged before they multiply anything, and the transform is linear, so only t - s is transformed.
+    over the bands b of `wavedec2`; the mean runs over batch, channels and positions. Masks are not negative, so
+    they are averaged before they multiply anything, and the transform is linear, so only t - s is transformed.
 
     Args:
         student: the student's map, already with the teacher's channels and size.
         teacher: the teacher's map; receives no gradient.
-        masks: one tensor per band, as `FrequencyPrompt.masks` or `mean_masks` returns them for the teacher's bands: 1 + 3 *
-            level of them, or 1 + level that serve all three orientations of a level. None is a mask of ones.
+        masks: one tensor per band, as `FrequencyPrompt.masks` or `mean_masks` returns them for the teacher's bands:
+            1 + 3 * level of them, or 1 + level that serve all orientations of a level. None is a mask of ones.
         channel_weights: omega, as `relation_weights` returns it; None is ones.
         level: levels of the transform.
         wavelet: see `wavedec2`.
         include_low: whether the low band counts.
-        orientations: "sum" (the paper: every band counts alike) or "mean" (the released program: every level counts alike).
+        orientations: "sum" (the paper: every band counts alike) or "mean" (the released program: every level does).
 
     Shape:
-        student, teacher: (N, C, H, W); masks[b]: (N, T, h, w) of that band; channel_weights: (N or 1, C). Output: a scalar.
+        student, teacher: (N, C, H, W); masks[b]: (N, T, h, w) of that band; channel_weights: (N or 1, C).
+        Output: a scalar.
 
     Raises:
         ValueError: shapes that do not fit, a number of masks that fits neither form, an unknown word.
 
     References:
-        FreeKD, arXiv 2311.12079. Differs from the paper, which does not say whether the L1 norm is a sum or a mean: we take the
-        mean, so that bands count alike whatever their size. Equal to the released program for `orientations="mean"`,
-        `include_low=False` and masks per level.
+        FreeKD, arXiv 2311.12079. The notes on the paper leave open whether its L1 norm is a sum or a mean: we take the
+        mean, so that bands count alike whatever their size. Differs from the released program in the low band and the
+        sum over orientations; equal to it for `orientations="mean"`, `include_low=False` and masks per level.
 
     Example:
         >>> student = torch.zeros(1, 1, 2, 2)
@@ -79,8 +80,8 @@ def freekd_loss(
     per_level = masks is not None and len(masks) == count_bands(level, "level")
     if masks is not None and not per_level and len(masks) != count_bands(level, "subband"):
         raise ValueError(
-            f"masks must have {count_bands(level, 'subband')} or {count_bands(level, 'level')} entries for level={level}, "
-            f"got {len(masks)}"
+            f"masks must have {count_bands(level, 'subband')} or {count_bands(level, 'level')} entries "
+            f"for level={level}, got {len(masks)}"
         )
     if channel_weights is not None and channel_weights.shape not in (student.shape[:2], (1, student.shape[1])):
         raise ValueError(
@@ -100,7 +101,7 @@ def freekd_loss(
 
 
 def _band_distance(bands: Tensor, masks: Sequence[Tensor] | None, weights: Tensor | None, first: int) -> Tensor:
-    """Return the sum over D of the mean of weight * mask * |band|, for bands (N, C, D, h, w) and D masks, or one for all."""
+    """Return the sum over D of the mean of weight * mask * |band|, for bands (N, C, D, h, w) and D masks or one."""
     batch, _, count = bands.shape[:3]
     # Channels are added up before masks come in: only |band| is ever as large as the band.
     if weights is None:
@@ -113,8 +114,8 @@ def _band_distance(bands: Tensor, masks: Sequence[Tensor] | None, weights: Tenso
         for offset, mask in enumerate(masks):
             if mask.dim() != 4 or mask.shape[0] not in (1, batch) or mask.shape[2:] != bands.shape[3:]:
                 raise ValueError(
-                    f"masks[{first + offset}] must be (N, T, h, w) with N = {batch} and positions {tuple(bands.shape[3:])}, "
-                    f"got shape {tuple(mask.shape)}"
+                    f"masks[{first + offset}] must be (N, T, h, w) with N = {batch} and positions "
+                    f"{tuple(bands.shape[3:])}, got shape {tuple(mask.shape)}"
                 )
         distance = distance * torch.stack([upcast(mask).mean(1) for mask in masks], dim=1)
     return distance.sum() * (count / bands.numel())

@@ -97,7 +97,8 @@ def l2_loss(
         ValueError: numbers of maps or shapes differ, or `reduction` is another word.
 
     References:
-        FitNets, arXiv 1412.6550, equation 3. Differs from it by the factor 1/2, which the program of mmrazor leaves out, too.
+        FitNets, arXiv 1412.6550, equation 3. Differs from it by the factor 1/2, which mmrazor's program leaves out,
+        too.
 
     Example:
         >>> l2_loss(torch.zeros(1, 1, 1, 2), torch.tensor([[[[3.0, 4.0]]]]), normalize=False, reduction="norm").item()
@@ -148,8 +149,8 @@ def pkd_loss(student: Maps, teacher: Maps, *, resize_student: bool = True) -> Te
 
     .. math:: \sum_l \tfrac{1}{2} \mathrm{mean}\, (\hat s_l - \hat t_l)^2,\quad \hat x = (x - \mu) / (\sigma + 10^{-6})
 
-    with mean and (unbiased) deviation of each channel over batch and positions. Unchanged by a shift, and by a scale above
-    zero, of any channel of either network, so networks of different magnitude can be compared.
+    with mean and (unbiased) deviation of each channel over batch and positions. Unchanged by a shift, and by a scale
+    above zero, of any channel of either network, so networks of different magnitude can be compared.
 
     Args:
         student: a map or a list of maps, one per level.

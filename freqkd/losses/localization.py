@@ -105,12 +105,10 @@ def ld_terms(
 ) -> dict[str, Tensor]:
     """Return LD's terms on a GFL head; of several levels, the sum.
 
-    * loss_ld: `ld_weight * sum` over positives of `ld_loss`, weighed by the student's largest class probability (a
-      constant);
+    * loss_ld: `ld_weight * sum` over positives of `ld_loss`, weighed by the student's largest class probability;
     * loss_ld_vlr: `vlr_weight / 4 * sum` over the valuable localisation region, weighed by `vlr_region`;
     * loss_kd: `class_weight * mean` over a level's positives of `class_tau^2 KL / C` between softmaxes of the class
-      logits (of
-      a sigmoid head: so released).
+      logits (although the head is a sigmoid one: so released).
 
     Args:
         cls_student: class logits (N, C, H, W), or a list of levels; likewise the other maps.
@@ -237,7 +235,7 @@ def valuable_region(
         ValueError: where `num_level_boxes` does not sum to A.
 
     References:
-        Zheng et al., arXiv 2102.12252, section 3.3. Differs from the paper, as the program does: D divides by the
+        Zheng et al., arXiv 2102.12252. Differs from the paper, as the program does: D divides by the
         anchor's area where a distance IoU divides by the union.
 
     >>> anchors = torch.tensor([[0.0, 0, 8, 8], [8, 0, 16, 8], [4, 4, 12, 12]])

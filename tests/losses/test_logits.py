@@ -1,9 +1,7 @@
-"""LogitLoss: every point of the grid, what counts, and the inputs that break the released programs."""
+"""LogitLoss: every point of the grid, and what counts."""
 
 from __future__ import annotations
 
-import itertools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -91,54 +89,6 @@ def test_every_point_that_makes_none_says_why(softening: str, divergence: str, a
 def test_learned_and_standardized_is_for_softmax() -> None:
     with pytest.raises(ValueError, match="removes the mean"):
         LogitLoss({"type": "learned", "standardize": True}, "binary_kl", activation="sigmoid")
-
-
-def _extremes(kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    student, teacher, target, _ = _case((2, 5, 8, 8), dtype)
-    student = student.detach()
-    if kind == "constant rows":
-        student[:, :, :4], teacher[:, :, 2:6] = 0.1, -0.3
-    elif kind == "zeros":
-        student, teacher = torch.zeros_like(student), torch.zeros_like(teacher)
-    elif kind == "one class":
-        student, teacher, target = student[:, :1], teacher[:, :1], target.clamp(max=0)
-    elif kind == "all ignored":
-        target = torch.full_like(target, 255)
-        student[:] = float("nan")
-    elif kind == "opposite maxima":
-        student, teacher = -student.abs() - 0.1, teacher.abs() + 0.1
-    elif kind == "opposite sums":
-        student, teacher = -teacher - 2 * teacher.amax(1, keepdim=True), teacher
-    elif kind == "huge gaps":
-        student, teacher = student.sign() * 1e4, teacher.sign() * -1e4
-    return student, teacher, target
-
-
-KINDS = ["constant rows", "zeros", "one class", "all ignored", "opposite maxima", "opposite sums", "huge gaps"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("softening", "divergence", "activation"), [g for g in GRID if _refused(*g) is None])
-def test_finite_where_the_released_programs_are_not(
-    kind: str, softening: str, divergence: str, activation: str
-) -> None:
-    dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-    for regions, dtype in itertools.product((None, {"scales": (1, 2, 4)}), dtypes):
-        student, teacher, target = _extremes(kind, dtype)
-        student.requires_grad_()
-        loss = LogitLoss(softening, divergence, regions, activation, ignore_index=255)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            value = loss(student, teacher, target)
-            value.backward()
-        assert value.isfinite(), regions
-        if softening == "normalized" and kind == "huge gaps" and dtype == torch.float16:
-            continue  # the weight, the teacher's variance, is 1e8 here: no half precision number
-        assert student.grad is not None and student.grad.isfinite().all(), regions
-        if kind == "all ignored":
-            assert value == 0
-            assert (student.grad == 0).all()
-            assert all(p.grad is not None and p.grad == 0 for p in loss.parameters())
 
 
 @pytest.mark.parametrize("words", [("fixed", "dkd"), ("dynamic", "kl"), ("standardized", "kl"), ("fixed", "dist")])
@@ -277,7 +227,7 @@ def test_annealing_function_counts_down() -> None:
     for epoch, tau in enumerate(range(10, 0, -1)):
         loss.set_progress(epoch)
         torch.testing.assert_close(points.annealing_kd_loss(student, teacher, tau=tau), loss(student, teacher))
-    with pytest.raises(ValueError, match="tau must be in 1..tau_max = 10"):
+    with pytest.raises(ValueError, match=r"tau must be in 1\.\.tau_max = 10"):
         points.annealing_kd_loss(student, teacher, tau=11)
 
 

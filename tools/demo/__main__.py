@@ -82,7 +82,7 @@ def run_stage(task: Task, stage: str, folder: Path) -> dict[str, Any]:
         hub: MessageHub = runner.message_hub
         latest = Path(config.work_dir, "last_checkpoint").read_text().strip()
         result = dict(
-            metric=float(hub.get_scalar(f"val/{task.metric}").current()) * task.scale,
+            metric=final_metric(runner, task.metric) * task.scale,
             seconds=float(hub.runtime_info[SECONDS]),
             steps=steps_of(config),
             checkpoint=os.path.relpath(latest),
@@ -98,6 +98,13 @@ def run_stage(task: Task, stage: str, folder: Path) -> dict[str, Any]:
         result["checkpoint"] = os.path.relpath(exported)
         result["config"] = os.path.relpath(exported.parent / "student_config.py")
         return result
+
+
+def final_metric(runner: Any, metric: str) -> float:
+    """The metric of the last validation; a run that was stopped just before it validates now."""
+    if f"val/{metric}" in runner.message_hub.log_scalars:
+        return float(runner.message_hub.get_scalar(f"val/{metric}").current())
+    return float(runner.val()[metric])
 
 
 def describe_terms(config: Config, model: Any, hub: MessageHub) -> dict[str, Any]:
