@@ -254,7 +254,7 @@ def probe(module: str, importer: Callable[[str], Any] = importlib.import_module)
         with warnings.catch_warnings(), contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
             warnings.simplefilter("ignore")
             importer(module)
-    except Exception as error:  # noqa: BLE001 (any error: version checks assert, broken libraries raise OSError)
+    except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
         return text if len(text) <= 200 else text[:197] + "..."
     return None

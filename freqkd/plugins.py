@@ -10,11 +10,23 @@ from freqkd.hooks.guards import ResumeGuard
 from freqkd.hooks.masks import MaskHook
 from freqkd.hooks.progress import ProgressHook
 from freqkd.hooks.prompts import PromptFileHook, PromptStatisticsHook
-from freqkd.losses.frequency import FreeKDLoss
-from freqkd.losses.imitation import MSELoss, PKDLoss
+from freqkd.losses import (
+    BCKDLoss,
+    CrossKDLoss,
+    CWDLoss,
+    FreeKDLoss,
+    L2Loss,
+    LDLoss,
+    LogitLoss,
+    MLKDLoss,
+    MSELoss,
+    PKDLoss,
+)
 from freqkd.registry import HOOKS, MODELS
 
-for part in (Distiller, PromptTuner, DistillTerm, ConvAlign, ResizeAlign, FreeKDLoss, MSELoss, PKDLoss):
+MODEL_PARTS = (Distiller, PromptTuner, DistillTerm, ConvAlign, ResizeAlign)
+LOSSES = (FreeKDLoss, MSELoss, L2Loss, PKDLoss, CWDLoss, LogitLoss, LDLoss, BCKDLoss, CrossKDLoss, MLKDLoss)
+for part in (*MODEL_PARTS, *LOSSES):
     MODELS.register_module(module=part)
 for hook in (MaskHook, ProgressHook, PromptFileHook, PromptStatisticsHook, ResumeGuard):
     HOOKS.register_module(module=hook)

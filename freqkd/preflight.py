@@ -15,7 +15,6 @@ from mmengine.runner import find_latest_checkpoint
 from freqkd.checkpoints import read_checkpoint
 from freqkd.distillers.teacher import forked_randomness
 
-
 LARGE = 50_000_000  # bytes; an annotation file of this size is not empty, and reading it twice takes long
 
 

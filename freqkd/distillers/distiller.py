@@ -14,6 +14,8 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from freqkd.checkpoints import EXTRA_PREFIX, load_strict
+from freqkd.distillers.batch import Batch
+from freqkd.distillers.schedules import TermSchedule
 from freqkd.distillers.teacher import HEADS, Teacher, build_teacher, forked_randomness, freeze_statistics, run_to
 from freqkd.distillers.terms import DistillTerm
 from freqkd.distillers.weights import gradient_norm
@@ -35,6 +37,8 @@ class Distiller(BaseModel):
         teacher: `dict(config=..., checkpoint=...)`, see `Teacher`.
         terms: `{name: DistillTerm or its config}`; names start with `loss_`.
         inherit: paths of student modules that start from the teacher's weights, e.g. `("neck", "bbox_head")`.
+        task_schedule: arguments of `TermSchedule` for the student's own losses, for methods whose first phase has none;
+            None: always.
         monitor: every so many iterations, each term's share of the task's gradient, its weight and its gradient norm go to
             the log, at the price of one more backward pass to the tap; 0: never.
 
@@ -49,6 +53,7 @@ class Distiller(BaseModel):
         teacher: Teacher | Mapping[str, Any],
         terms: Mapping[str, DistillTerm | Mapping[str, Any]],
         inherit: Sequence[str] = (),
+        task_schedule: Mapping[str, Any] | None = None,
         monitor: int = 0,
         data_preprocessor: Any = None,
     ) -> None:
@@ -67,10 +72,12 @@ class Distiller(BaseModel):
         with forked_randomness():
             self.distiller = nn.ModuleDict({name: self._build_term(name, term) for name, term in terms.items()})
         for term in self.terms.values():
-            find_module(self.student, term.student_path)
+            for path in term.student_paths:
+                find_module(self.student, path)
         for path in inherit:
             find_module(self.student, path)
         self.inherit = tuple(inherit)
+        self.task_schedule = TermSchedule(**task_schedule) if task_schedule is not None else None
         self.monitor = int(monitor)
         self._prepared = False
         self._iteration = 0
@@ -130,7 +137,8 @@ class Distiller(BaseModel):
             return
         self.teacher.to(next(self.student.parameters()).device)
         for term in self.terms.values():
-            find_module(self.teacher.model, term.teacher_path)
+            for path in term.teacher_paths:
+                find_module(self.teacher.model, path)
             term.prepare(self.teacher)
         self._prepared = True
 
@@ -140,7 +148,7 @@ class Distiller(BaseModel):
         Paths that only run with boxes or queries are left to the first iteration.
         """
         self.prepare()
-        paths = [term.student_path for term in self.terms.values()]
+        paths = self._student_paths()
         if not {path.split(".")[0] for path in paths} <= {"backbone", "neck", *HEADS}:
             return
         inputs = torch.zeros(1, 3, *size, device=next(self.student.parameters()).device)
@@ -148,25 +156,32 @@ class Distiller(BaseModel):
         freeze_statistics(self.student.train())
         with torch.no_grad(), forked_randomness(), FeatureTap(self.student, paths) as tap:
             run_to(self.student, inputs, None, paths)
-            seen = {path: tap.maps(path) for path in paths}
-            taught = self._teach(inputs, None)
+            batch = self._teach(inputs, None, {path: tap.maps(path) for path in paths})
             for name, term in self.terms.items():
-                self._term_loss(name, term, seen[term.student_path], taught)
+                if term.adapter is None:
+                    self._term_loss(name, term, batch)
         self.student.train(was_training)
 
-    def _teach(self, inputs: Tensor, data_samples: Any) -> dict[str, list[Tensor]]:
-        paths = list(dict.fromkeys(term.teacher_path for term in self.terms.values()))
+    def _student_paths(self) -> list[str]:
+        return list(dict.fromkeys(path for term in self.terms.values() for path in term.student_paths))
+
+    def _teach(self, inputs: Tensor, data_samples: Any, seen: dict[str, list[Tensor]]) -> Batch:
+        """Let the teacher look at the images, as far as the terms tap it."""
+        paths = list(dict.fromkeys(path for term in self.terms.values() for path in term.teacher_paths))
         images = self.teacher.view(inputs, data_samples, self.data_preprocessor)
-        return self.teacher.extract(images, data_samples, paths)
+        taught = self.teacher.extract(images, data_samples, paths) if paths else {}
+        return Batch(inputs, images, data_samples, self.student, self.teacher, seen, taught)
 
     @staticmethod
-    def _term_loss(
-        name: str, term: DistillTerm, seen: list[Tensor], taught: dict[str, list[Tensor]]
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _term_loss(name: str, term: DistillTerm, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Return a term's unweighted loss and the student features it is measured at."""
         try:
-            student = term.select(seen, term.student_path, "student")
-            teacher = term.select(taught[term.teacher_path], term.teacher_path, "teacher")
-            return term(student, teacher), student
+            student = term.select(batch.seen[term.student_path], term.student_path, "student")
+            teacher: list[Tensor] = []
+            if term.teacher_path in term.teacher_paths:
+                teacher = term.select(batch.taught[term.teacher_path], term.teacher_path, "teacher")
+            term.advance()
+            return term(student, teacher, batch), student
         except ValueError as error:
             raise ValueError(f"terms.{name}: {error}") from None
 
@@ -175,39 +190,45 @@ class Distiller(BaseModel):
         if mode != "loss":
             return self.student(inputs, data_samples, mode=mode)
         self.prepare()
-        taught = self._teach(inputs, data_samples)
-        paths = list(dict.fromkeys(term.student_path for term in self.terms.values()))
+        paths = self._student_paths()
+        seen: dict[str, list[Tensor]] = {}
+        # The teacher first: what it needed is free again when the student's graph is built.
+        batch = self._teach(inputs, data_samples, seen)
         with FeatureTap(self.student, paths) as tap:
             losses: dict[str, Any] = dict(self.student(inputs, data_samples, mode="loss"))
-            seen = {path: tap.maps(path) for path in paths}
+            seen.update({path: tap.maps(path) for path in paths})
             tap.clear()
         task, _ = self.parse_losses(losses)
-        watched = self.monitor and self._iteration % self.monitor == 0
+        if self.task_schedule is not None:
+            losses = scale_losses(losses, self.task_schedule())
+        watched = bool(self.monitor and self._iteration % self.monitor == 0)
+        task_norms: dict[Any, Tensor] = {}
         for name, term in self.terms.items():
-            loss, features = self._term_loss(name, term, seen[term.student_path], taught)
+            loss, features = self._term_loss(name, term, batch)
             factor = term.schedule() if term.schedule is not None else 1.0
-            weight = self._weigh(name, term, task, loss, features, factor, bool(watched))
-            losses[f"distill.{name}"] = loss * weight
+            if term.weight.wants_gradients or watched:
+                place = (term.student_path, term.levels)
+                if place not in task_norms:
+                    task_norms[place] = gradient_norm(task, features)
+                self._measure(name, term, task_norms[place], gradient_norm(loss, features), factor, watched)
+            losses[f"distill.{name}"] = loss * (term.weight.value() * factor)
         self._iteration += 1
         return losses
 
     @staticmethod
-    def _weigh(
-        name: str, term: DistillTerm, task: Tensor, loss: Tensor, features: list[Tensor], factor: float, watched: bool
-    ) -> Any:
-        """Return the term's weight now, measured first where it is a share, and log what was measured."""
-        if not (term.weight.wants_gradients or watched):
-            return term.weight.value() * factor
-        task_norm, term_norm = gradient_norm(task, features), gradient_norm(loss, features)
+    def _measure(
+        name: str, term: DistillTerm, task_norm: Tensor, term_norm: Tensor, factor: float, watched: bool
+    ) -> None:
+        """Show a term's weight what both gradients are, and log it where it is watched."""
         term.weight.update(task_norm, term_norm)
+        if not watched:
+            return
         weight = term.weight.value() * factor
-        if watched:
-            share = weight * term_norm / task_norm.clamp(min=1e-30)
-            hub = MessageHub.get_current_instance()
-            for what, value in (("share", share), ("weight", weight), ("grad_norm", term_norm)):
-                hub.update_scalar(f"train/{what}/{name}", float(value))
-            hub.update_scalar("train/grad_norm/task", float(task_norm))
-        return weight
+        share = weight * term_norm / task_norm.clamp(min=1e-30)
+        hub = MessageHub.get_current_instance()
+        for what, value in (("share", share), ("weight", weight), ("grad_norm", term_norm)):
+            hub.update_scalar(f"train/{what}/{name}", float(value))
+        hub.update_scalar("train/grad_norm/task", float(task_norm))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take the student's own keys, as they stand in a checkpoint, for `student.*`."""
@@ -221,6 +242,19 @@ class Distiller(BaseModel):
                 if table is state_dict and not rest.startswith(_PREPROCESSOR):
                     del table[key]
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def scale_losses(losses: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """Multiply what MMEngine would add up: the entries whose name contains "loss".
+
+    >>> scale_losses({"loss_cls": [2.0], "acc": 7.0}, 0.5)
+    {'loss_cls': [1.0], 'acc': 7.0}
+    """
+
+    def scaled(value: Any) -> Any:
+        return [item * factor for item in value] if isinstance(value, (list, tuple)) else value * factor
+
+    return {name: scaled(value) if "loss" in name else value for name, value in losses.items()}
 
 
 def _to_student_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:

@@ -7,9 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
 from freqkd.checkpoints import CheckpointError, read_checkpoint
+from freqkd.checks import check_choice
+from freqkd.distillers.batch import Adapter, Batch
 from freqkd.distillers.schedules import TermSchedule
 from freqkd.distillers.teacher import Teacher
 from freqkd.distillers.weights import build_weight
@@ -35,6 +38,9 @@ class DistillTerm(nn.Module):
         levels: indices of the tapped maps that count; None: all.
         prompts: file of trained prompts, for losses that have prompts; `"untrained"` goes without, on purpose.
         schedule: arguments of `TermSchedule`; None: always.
+        adapter: turns tapped maps into what the loss takes (logits, labels), or its config; None: maps are taken as they
+            are.
+        progress: what counts as one step for losses that change over the training (`set_progress`): "epoch" or "iter".
 
     Example:
         ```python
@@ -56,6 +62,8 @@ class DistillTerm(nn.Module):
         levels: Sequence[int] | None = None,
         prompts: str | None = None,
         schedule: Mapping[str, Any] | None = None,
+        adapter: Adapter | Mapping[str, Any] | None = None,
+        progress: str = "epoch",
     ) -> None:
         super().__init__()
         self.student_path = student
@@ -66,6 +74,9 @@ class DistillTerm(nn.Module):
         self.levels = None if levels is None else tuple(levels)
         self.prompts = prompts
         self.schedule = TermSchedule(**schedule) if schedule is not None else None
+        self.adapter: Adapter | None = MODELS.build(dict(adapter)) if isinstance(adapter, Mapping) else adapter
+        check_choice("progress", progress, ("epoch", "iter"))
+        self.progress = progress
         if self.needs_prompts and not prompts:
             raise ValueError(
                 f"{type(self.loss).__name__} needs trained prompts: add prompts='...' to the term (the prompts.pth that "
@@ -109,11 +120,35 @@ class DistillTerm(nn.Module):
             )
         return [maps[level] for level in self.levels]
 
-    def forward(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-        """Return the unweighted loss of one batch."""
+    @property
+    def student_paths(self) -> tuple[str, ...]:
+        """Everything tapped in the student for this term."""
+        return (self.student_path, *(self.adapter.student_taps if self.adapter is not None else ()))
+
+    @property
+    def teacher_paths(self) -> tuple[str, ...]:
+        """Everything tapped in the teacher for this term."""
+        if self.adapter is None:
+            return (self.teacher_path,)
+        return () if self.adapter.asks_teacher else (self.teacher_path, *self.adapter.teacher_taps)
+
+    def advance(self) -> None:
+        """Tell a loss that changes over the training how far the Runner is."""
+        if hasattr(self.loss, "set_progress"):
+            done = MessageHub.get_current_instance().runtime_info.get(self.progress)
+            if done is not None:
+                cast(Any, self.loss).set_progress(int(done))
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], batch: Batch | None = None) -> Tensor:
+        """Return the unweighted loss of one batch; `batch` is what an adapter looks at."""
+        options: dict[str, Any] = {}
+        if self.adapter is not None:
+            if batch is None:
+                raise ValueError("a term with an adapter needs the batch")
+            student, teacher, options = self.adapter(student, teacher, batch)
         if self.align is not None:
             student, teacher = self.align(student, teacher)
-        return self.loss(student, teacher)
+        return self.loss(student, teacher, **options)
 
 
 def read_prompts(path: str, teacher: Teacher) -> dict[str, Tensor]:

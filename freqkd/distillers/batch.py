@@ -1,0 +1,52 @@
+"""What a term may look at beside the maps it taps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from freqkd.distillers.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch, as both networks met it.
+
+    Attributes:
+        inputs: images as the student's preprocessor made them.
+        teacher_inputs: the same images, normalised the teacher's way.
+        data_samples: their samples, with the ground truth.
+        student: the student network.
+        teacher: the teacher's holder.
+        seen: `{path: maps}` of everything tapped in the student.
+        taught: `{path: maps}` of everything tapped in the teacher.
+    """
+
+    inputs: Tensor
+    teacher_inputs: Tensor
+    data_samples: Any
+    student: nn.Module
+    teacher: Teacher
+    seen: Mapping[str, list[Tensor]]
+    taught: Mapping[str, list[Tensor]]
+
+
+class Adapter(Protocol):
+    """Turns what was tapped into what a loss takes: logits for features, labels, weights.
+
+    Attributes:
+        student_taps: paths tapped in the student beside the term's own.
+        teacher_taps: paths tapped in the teacher beside the term's own.
+        asks_teacher: True where the adapter runs the teacher itself, so that nothing is tapped there for it.
+    """
+
+    student_taps: tuple[str, ...]
+    teacher_taps: tuple[str, ...]
+    asks_teacher: bool
+
+    def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> tuple[Any, Any, dict[str, Any]]:
+        """Return the loss's `student`, `teacher` and keyword arguments."""
+        ...
