@@ -118,6 +118,16 @@ def test_gate() -> None:
     torch.testing.assert_close(relation_weights(student, teacher, gate=gate), expected)
 
 
+def test_gate_reads_the_column_of_its_channel() -> None:
+    """A channel's weight depends on how it is attended to, as in `attention_weights`."""
+    gate = ChannelGate(6)
+    torch.nn.init.normal_(gate.mlp[-1].weight)
+    relation = channel_relation(torch.randn(1, 6, 5, 5))
+    other = relation.clone()
+    other[0, :, 2] = 0.5
+    assert (gate(other) != gate(relation))[0].tolist() == [False, False, True, False, False, False]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_computes_in_float32(dtype: torch.dtype) -> None:
     student, teacher = (torch.randn(1, 4, 8, 8).mul(300).to(dtype) for _ in range(2))
