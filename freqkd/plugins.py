@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from freqkd.align import ConvAlign, ResizeAlign
+from freqkd.align import ConvAlign, IdentityAlign, ResizeAlign
 from freqkd.distillers.distiller import Distiller
 from freqkd.distillers.prompt_tuner import PromptTuner
 from freqkd.distillers.terms import DistillTerm
@@ -24,7 +24,7 @@ from freqkd.losses import (
 )
 from freqkd.registry import HOOKS, MODELS
 
-MODEL_PARTS = (Distiller, PromptTuner, DistillTerm, ConvAlign, ResizeAlign)
+MODEL_PARTS = (Distiller, PromptTuner, DistillTerm, ConvAlign, IdentityAlign, ResizeAlign)
 LOSSES = (FreeKDLoss, MSELoss, L2Loss, PKDLoss, CWDLoss, LogitLoss, LDLoss, BCKDLoss, CrossKDLoss, MLKDLoss)
 for part in (*MODEL_PARTS, *LOSSES):
     MODELS.register_module(module=part)
