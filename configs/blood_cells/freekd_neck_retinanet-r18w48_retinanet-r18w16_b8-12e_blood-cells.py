@@ -12,7 +12,8 @@ model = dict(
         loss_freekd=dict(
             type='freqkd.DistillTerm',
             student='neck',
-            align=dict(type='freqkd.ConvAlign', student_channels=32, teacher_channels=64, num_levels=5),
-            loss=dict(type='freqkd.FreeKDLoss', channels=64, num_levels=5, num_prompts=2, preset='paper'),
+            levels=(0, 1, 2),
+            align=dict(type='freqkd.ConvAlign', student_channels=32, teacher_channels=64, num_levels=3),
+            loss=dict(type='freqkd.FreeKDLoss', channels=64, num_levels=3, num_prompts=2, preset='paper'),
             prompts='work_dirs/prompts_neck_retinanet-r18w48_b8-4e_blood-cells/prompts.pth',
             weight=dict(share=0.5, iters=50))))

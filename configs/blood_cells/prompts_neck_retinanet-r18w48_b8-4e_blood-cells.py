@@ -1,4 +1,4 @@
-"""Stage 1: frequency prompts on the teacher's FPN."""
+"""Stage 1: frequency prompts on the teacher's FPN, levels P3 to P5: cells of 20 to 100 pixels leave P6 and P7 empty."""
 _base_ = ['./retinanet_r18w16_b8-12e_blood-cells.py']
 model = dict(
     _delete_=True,
@@ -7,7 +7,8 @@ model = dict(
         config='configs/blood_cells/retinanet_r18w48_b8-36e_blood-cells.py',
         checkpoint='data/teachers/blood-cells_retinanet-r18w48.pth'),
     tap='neck',
-    loss=dict(type='freqkd.FreeKDLoss', channels=64, num_levels=5, num_prompts=2, preset='paper'))
+    levels=(0, 1, 2),
+    loss=dict(type='freqkd.FreeKDLoss', channels=64, num_levels=3, num_prompts=2, preset='paper'))
 max_epochs = 4
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
