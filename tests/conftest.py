@@ -68,3 +68,138 @@ def saved_sizes() -> Callable[[Callable[[], object]], list[int]]:
         return sizes
 
     return measure
+
+
+# ---- runs of the tools ----------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAINS = {
+    "detection": {
+        "teacher": "configs/blood_cells/retinanet_r18w48_b8-36e_blood-cells.py",
+        "student": "configs/blood_cells/retinanet_r18w16_b8-12e_blood-cells.py",
+        "prompts": "configs/blood_cells/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
+        "distill": "configs/blood_cells/freekd_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+        "weights": "data/teachers/blood-cells_retinanet-r18w48.pth",
+        "steps": "train_cfg = dict(max_epochs=1, val_interval=1)",
+        "data": "train_dataloader = dict(batch_size=2, dataset=dict(indices={images}))",
+        "network": "test_cfg=dict(score_thr=0.0, max_per_img=20)",
+    },
+    "segmentation": {
+        "teacher": "configs/road_scenes/semantic-fpn_r18w48_b8-1200i_road-scenes.py",
+        "student": "configs/road_scenes/semantic-fpn_r18w16_b8-300i_road-scenes.py",
+        "prompts": "configs/road_scenes/prompts_neck_semantic-fpn-r18w48_b8-80i_road-scenes.py",
+        "distill": "configs/road_scenes/freekd_neck_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
+        "weights": "data/teachers/road-scenes_semantic-fpn-r18w48.pth",
+        "steps": "train_cfg = dict(max_iters={iterations}, val_interval=100)",
+        "data": "train_dataloader = dict(batch_size=2)",
+        "network": "test_cfg=dict(mode='whole')",
+    },
+}
+TINY = """
+_base_ = [{base!r}]
+{data}
+val_dataloader = dict(batch_size=2, dataset=dict(indices=2))
+test_dataloader = dict(batch_size=1, dataset=dict(indices=4))
+{steps}
+default_hooks = dict(checkpoint=dict(interval={interval}, max_keep_ckpts=9))
+{more}
+"""
+
+
+def _forget_runs() -> None:
+    """Drop what MMEngine keeps of earlier runs in this process: loggers, hubs, visualizers, scopes."""
+    from mmengine.logging import MessageHub, MMLogger
+    from mmengine.registry import DefaultScope
+    from mmengine.visualization import Visualizer
+
+    kinds: list[Any] = [MessageHub, MMLogger, DefaultScope, Visualizer]
+    for kind in kinds:
+        kind._instance_dict.clear()
+        kinds += kind.__subclasses__()
+
+
+@pytest.fixture
+def fresh() -> None:
+    """Start as if no Runner had ever been in this process."""
+    _forget_runs()
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[..., int]:
+    """Return `tool(name, *arguments)`: the exit code of tools/NAME.py, run in this process from the repository's root."""
+    import importlib.util
+    import os
+
+    from freqkd.cli import run_tool
+
+    def run(name: str, *arguments: object) -> int:
+        spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        _forget_runs()
+        before = os.getcwd()
+        os.chdir(ROOT)
+        try:
+            return run_tool(module.main, [str(argument) for argument in arguments])
+        finally:
+            os.chdir(before)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., Path]:
+    """Return `tiny_config(path, task, kind, more="", iterations=10)`: a shipped config of the samples, cut to a few steps."""
+
+    def write(path: Path, task: str, kind: str, more: str = "", iterations: int = 10) -> Path:
+        chain = CHAINS[task]
+        steps = chain["steps"].format(iterations=iterations)
+        data = chain["data"].format(images=2 * iterations)
+        interval = 1 if task == "detection" else 5
+        base = str(ROOT / chain[kind])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(TINY.format(base=base, data=data, steps=steps, interval=interval, more=more))
+        return path
+
+    return write
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A chain of the samples after a few steps of either stage."""
+
+    task: str
+    prompts_config: Path
+    prompts: Path
+    config: Path
+    work_dir: Path
+    checkpoint: Path
+    predictions: Path
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tool: Callable[..., int], tiny_config: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Trained]:
+    """Return `trained(task)`: 4 steps of the prompt stage, 10 of the distillation, and its predictions, made once."""
+
+    @lru_cache
+    def make(task: str) -> Trained:
+        folder = tmp_path_factory.mktemp(task)
+        first = tiny_config(folder / "prompts.py", task, "prompts", iterations=4)
+        assert tool("train", first, "--work-dir", folder / "prompts") == 0
+        prompts = folder / "prompts" / "prompts.pth"
+        more = (
+            f"model = dict(student=dict({CHAINS[task]['network']}), terms=dict(loss_freekd=dict(prompts={str(prompts)!r}, "
+            "weight=dict(share=0.5, iters=4))))"
+        )
+        second = tiny_config(folder / "distill.py", task, "distill", more)
+        assert tool("train", second, "--work-dir", folder / "distill") == 0
+        checkpoint = folder / "distill" / ("epoch_1.pth" if task == "detection" else "iter_10.pth")
+        predictions = folder / "predictions.pkl"
+        assert tool("test", second, checkpoint, "--work-dir", folder / "test", "--out", predictions) == 0
+        return Trained(task, first, prompts, second, folder / "distill", checkpoint, predictions)
+
+    return make
