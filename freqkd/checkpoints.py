@@ -137,6 +137,23 @@ def load_strict(model: nn.Module, weights: Mapping[str, Tensor], source: str) ->
     model.load_state_dict({**{key: own[key] for key in counters}, **weights}, strict=True)
 
 
+def check_resumable(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Check that the state dict of a checkpoint has what a training has beside the student's weights.
+
+    MMEngine loads what it finds and only warns about the rest, so training would go on with fresh aligns and prompts.
+
+    Raises:
+        CheckpointError: prompts, aligns or measured shares are missing; the message lists the first of them.
+    """
+    wanted = {key for key in model.state_dict() if key.startswith((EXTRA_PREFIX, "prompts.", "gates."))}
+    missing = sorted(wanted - set(state))
+    if missing:
+        raise CheckpointError(
+            f"cannot resume: the checkpoint lacks {len(missing)} tensors of this training, first {missing[:3]}; "
+            "resume with the config that wrote it, or start anew from its weights with --cfg-options load_from=PATH"
+        )
+
+
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
     """Return the sha256 over the sorted tensors as float32, whatever file or precision they were stored in.
 

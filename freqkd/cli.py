@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from freqkd.checkpoints import CheckpointError
-from freqkd.compat import read_config
+from freqkd.compat import read_config, run_on_cpu_processes
 from freqkd.export import is_distillation, student_config, write_config
 from freqkd.preflight import check_checkpoint, check_data, check_model, check_work_dir
 
@@ -58,12 +59,13 @@ def check_training(config: Config, trust: bool = False) -> None:
     """Look at everything a training needs before it writes anything."""
     check_work_dir(config)
     check_data(config)
-    check_checkpoint(config, trust)
-    check_model(config)
+    check_model(config, resumed=check_checkpoint(config, trust))
 
 
 def build_runner(config: Config) -> Runner:
     """Make the Runner of a config, of its own type where it names one."""
+    if config.get("launcher") == "pytorch" and get_device() == "cpu":
+        config = run_on_cpu_processes(config)
     return Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
 
 
@@ -103,9 +105,9 @@ def run_tool(main: Callable[[Sequence[str] | None], None], arguments: Sequence[s
         main(arguments)
     except USER_ERRORS as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {' '.join(str(text).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; go on with --resume", file=sys.stderr)
+        print("interrupted; run it again to go on (train.py: with --resume)", file=sys.stderr)
         return 130
     return 0

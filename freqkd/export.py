@@ -5,20 +5,24 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 
 from freqkd.checkpoints import read_checkpoint, weights_of, write_atomic
 
-_OURS = ("freqkd",)
+_OURS = "freqkd."
 
 
 def is_distillation(config: Config) -> bool:
     """Whether a config's model is a `freqkd.Distiller`."""
     return str(config.get("model", {}).get("type", "")).split(".")[-1] == "Distiller"
+
+
+def _is_ours(hook: Any) -> bool:
+    return str((hook or {}).get("type", "")).startswith(_OURS)
 
 
 def student_config(config: Config) -> Config:
@@ -30,11 +34,13 @@ def student_config(config: Config) -> Config:
     if is_distillation(config):
         plain["model"] = plain["model"]["student"]
     imports = (plain.pop("custom_imports", None) or {}).get("imports", [])
-    others = [name for name in imports if not name.startswith(_OURS)]
+    others = [name for name in imports if name.split(".")[0] != "freqkd"]
     if others:
         plain["custom_imports"] = dict(imports=others, allow_failed_imports=False)
+    defaults = plain.get("default_hooks", {})
+    plain["default_hooks"] = {name: hook for name, hook in defaults.items() if not _is_ours(hook)}
     if "custom_hooks" in plain:
-        plain["custom_hooks"] = [hook for hook in plain["custom_hooks"] if not str(hook["type"]).startswith(_OURS)]
+        plain["custom_hooks"] = [hook for hook in plain["custom_hooks"] if not _is_ours(hook)]
     for key in ("resume", "load_from", "work_dir", "launcher"):
         plain.pop(key, None)
     # What a distillation's `_base_` files leave beside the model: fragments, which the student has no use for.
@@ -84,6 +90,7 @@ def count_parameters(config: Config) -> int:
     from freqkd.distillers.teacher import build_network, forked_randomness
 
     model = config.model.student if is_distillation(config) else config.model
-    with forked_randomness(), torch.device("cpu"):
+    with forked_randomness(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mmseg's heads have words about their losses, which nobody asked for here
         network = build_network(model, config.get("default_scope"))
     return sum(parameter.numel() for parameter in network.parameters())

@@ -8,6 +8,7 @@ from freqkd.distillers.prompt_tuner import PromptTuner
 from freqkd.distillers.terms import DistillTerm
 from freqkd.hooks.guards import ResumeGuard
 from freqkd.hooks.masks import MaskHook
+from freqkd.hooks.memory_format import ChannelsLastHook
 from freqkd.hooks.progress import ProgressHook
 from freqkd.hooks.prompts import PromptFileHook, PromptStatisticsHook
 from freqkd.losses import (
@@ -28,5 +29,5 @@ MODEL_PARTS = (Distiller, PromptTuner, DistillTerm, ConvAlign, IdentityAlign, Re
 LOSSES = (FreeKDLoss, MSELoss, L2Loss, PKDLoss, CWDLoss, LogitLoss, LDLoss, BCKDLoss, CrossKDLoss, MLKDLoss)
 for part in (*MODEL_PARTS, *LOSSES):
     MODELS.register_module(module=part)
-for hook in (MaskHook, ProgressHook, PromptFileHook, PromptStatisticsHook, ResumeGuard):
+for hook in (ChannelsLastHook, MaskHook, ProgressHook, PromptFileHook, PromptStatisticsHook, ResumeGuard):
     HOOKS.register_module(module=hook)

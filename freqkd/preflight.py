@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -9,10 +10,11 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import find_latest_checkpoint
 
-from freqkd.checkpoints import read_checkpoint
+from freqkd.checkpoints import CheckpointError, check_resumable, read_checkpoint
 from freqkd.distillers.teacher import forked_randomness
 
 LARGE = 50_000_000  # bytes; an annotation file of this size is not empty, and reading it twice takes long
@@ -44,10 +46,40 @@ def check_data(config: Config, splits: tuple[str, ...] = ("train", "val")) -> No
     for split in splits:
         loader = config.get(f"{split}_dataloader")
         for dataset in _datasets(loader.get("dataset") if loader else None):
-            _check_dataset(dataset, f"{split}_dataloader")
+            _check_files(dataset, f"{split}_dataloader")
+            with DefaultScope.overwrite_default_scope(config.get("default_scope")):
+                _check_images(dataset, f"{split}_dataloader")
 
 
-def _check_dataset(dataset: Mapping[str, Any], where: str) -> None:
+def _annotations(dataset: Mapping[str, Any]) -> str:
+    path = dataset.get("ann_file") or ""
+    return path if not path or os.path.isabs(path) else os.path.join(dataset.get("data_root") or "", path)
+
+
+def _check_images(dataset: Mapping[str, Any], where: str) -> None:
+    """List the images as the run will, where that is quick, to see whether any is left."""
+    path = _annotations(dataset)
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        kind = registry.get(str(dataset["type"]))
+    if kind is None or not issubclass(kind, BaseDataset) or (path and os.path.getsize(path) > LARGE):
+        return
+    images: Any = DATASETS.build({**copy.deepcopy(dict(dataset)), "lazy_init": True})
+    images.data_list = images.load_data_list()
+    if images.filter_data():
+        return
+    folders = [
+        os.path.join(dataset.get("data_root") or "", part) for part in (dataset.get("data_prefix") or {}).values()
+    ]
+    looked = [f"classes {list(images.metainfo.get('classes', ()))}", f"folders {folders}"]
+    if hasattr(images, "img_suffix"):
+        looked.append(f"img_suffix {images.img_suffix!r}")
+    raise DataError(
+        f"{where}: the split is empty: no image of {path or dataset.get('data_root')} is left ({', '.join(looked)}); "
+        f"change {where}.dataset so that it finds the images"
+    )
+
+
+def _check_files(dataset: Mapping[str, Any], where: str) -> None:
     root = dataset.get("data_root") or ""
     hint = f"put the data there (see data/README.md), or change {where}.dataset.data_root"
     prefixes = {key: os.path.join(root, value) for key, value in (dataset.get("data_prefix") or {}).items() if value}
@@ -56,10 +88,9 @@ def _check_dataset(dataset: Mapping[str, Any], where: str) -> None:
             raise DataError(f"{where}: data folder not found: {folder}; {hint}")
         if folder and not any(os.scandir(folder)):
             raise DataError(f"{where}: data folder is empty: {folder}; {hint}")
-    annotations = dataset.get("ann_file") or ""
-    if not annotations:
+    path = _annotations(dataset)
+    if not path:
         return
-    path = annotations if os.path.isabs(annotations) else os.path.join(root, annotations)
     if not os.path.isfile(path):
         raise DataError(f"{where}: annotation file not found: {path}; {hint}")
     if not path.endswith(".json"):
@@ -82,29 +113,50 @@ def _check_dataset(dataset: Mapping[str, Any], where: str) -> None:
         raise DataError(f"{where}: the split is empty: no image of {path} has an annotation; name another ann_file")
 
 
-def check_checkpoint(config: Config, trust: bool = False) -> None:
+def check_checkpoint(config: Config, trust: bool = False) -> dict[str, Any] | None:
     """Read the file that the run will load or resume from, before MMEngine does so without restrictions.
 
+    Returns what the run resumes from; None where it starts anew.
+
     Raises:
-        CheckpointError: it is missing, damaged, or needs arbitrary unpickling and `trust` is False.
+        CheckpointError: it is missing, damaged, needs arbitrary unpickling and `trust` is False, or no training wrote it
+            and one shall be resumed.
     """
     path = config.get("load_from")
     if config.get("resume") and not path:
         path = find_latest_checkpoint(config.work_dir) if os.path.isdir(config.work_dir) else None
-    if path and "://" not in str(path).replace("https://", "").replace("http://", ""):
-        read_checkpoint(path, trust)
+    if not path or "://" in str(path).replace("https://", "").replace("http://", ""):
+        return None
+    checkpoint = read_checkpoint(path, trust)
+    if not config.get("resume"):
+        return None
+    if not {"state_dict", "optimizer", "message_hub", "meta"} <= set(checkpoint):
+        raise CheckpointError(
+            f"cannot resume: {path} holds weights, but not the state of a training; name a checkpoint of one, or start "
+            f"anew from the weights with --cfg-options load_from={path}"
+        )
+    return checkpoint
 
 
-def check_model(config: Config) -> None:
+def check_model(config: Config, resumed: Mapping[str, Any] | None = None) -> None:
     """Build the model aside and run its terms once on a blank image, leaving no trace.
 
+    Args:
+        config: the config of a training.
+        resumed: the checkpoint that it goes on from.
+
     Raises:
-        ValueError: an unknown tap, features that do not fit, a term with a wrong name.
-        CheckpointError: teacher or prompts that cannot be used.
+        ValueError: an unknown tap or argument, features that do not fit, a term with a wrong name.
+        CheckpointError: teacher, prompts or `resumed` cannot be used.
     """
     scope = config.get("default_scope")
     with forked_randomness(), DefaultScope.overwrite_default_scope(scope), torch.random.fork_rng(devices=[]):
-        model = MODELS.build(config.model)
+        try:
+            model = MODELS.build(config.model)
+        except TypeError as error:
+            raise ValueError(f"model has an argument too many or too few: {error}") from None
+        if resumed is not None:
+            check_resumable(model, resumed["state_dict"])
         if hasattr(model, "rehearse"):
             model.rehearse()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -125,12 +125,24 @@ def fresh() -> None:
 
 
 @pytest.fixture(scope="session")
-def tool() -> Callable[..., int]:
+def tool() -> Iterator[Callable[..., int]]:
     """Return `tool(name, *arguments)`: the exit code of tools/NAME.py, run in this process from the repository's root."""
     import importlib.util
     import os
 
+    from yapf.yapflib import yapf_api
+
     from freqkd.cli import run_tool
+
+    # A Runner formats its config eight times, which takes longer than the few steps of a test.
+    format_code, formatted = yapf_api.FormatCode, {}
+
+    def format_once(text: str, **options: Any) -> Any:
+        if text not in formatted:
+            formatted[text] = format_code(text, **options)
+        return formatted[text]
+
+    yapf_api.FormatCode = format_once
 
     def run(name: str, *arguments: object) -> int:
         spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
@@ -146,7 +158,8 @@ def tool() -> Callable[..., int]:
         finally:
             os.chdir(before)
 
-    return run
+    yield run
+    yapf_api.FormatCode = format_code
 
 
 @pytest.fixture(scope="session")

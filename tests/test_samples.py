@@ -53,8 +53,12 @@ def test_blood_cell_boxes_lie_in_their_images(split):
         assert shape == (image["height"], image["width"], 3) == (240, 320, 3)
     for box in data["annotations"]:
         x, y, width, height = box["bbox"]
-        assert width > 0 and height > 0
-        assert x >= 0 and y >= 0 and x + width <= 320 and y + height <= 240
+        assert width > 0
+        assert height > 0
+        assert x >= 0
+        assert y >= 0
+        assert x + width <= 320
+        assert y + height <= 240
         assert box["area"] == width * height
         assert box["image_id"] in images
         assert box["iscrowd"] == 0
@@ -67,7 +71,8 @@ def test_road_scenes_match_their_readme(split):
     assert masks.keys() == images.keys()
     pixels, holders = np.zeros(5), np.zeros(5, int)
     for name, mask in masks.items():
-        assert mask.dtype == np.uint8 and mask.ndim == 2
+        assert mask.dtype == np.uint8
+        assert mask.ndim == 2
         assert read(images[name]).shape[:2] == mask.shape == (240, 320)
         assert set(np.unique(mask)) <= {0, 1, 2, 3, 4, 255}
         counts = np.bincount(mask[mask != 255], minlength=5)
@@ -97,7 +102,8 @@ def test_splits_share_no_image(folder):
 def test_licences_and_attribution_are_beside_the_data():
     assert "Copyright (c) 2017 shenggan" in (BLOOD / "LICENSE.txt").read_text()
     licence = (ROADS / "LICENSE").read_text()
-    assert "Copyright (c) 2024 faizanali710" in licence and "CC BY 4.0" in licence
+    assert "Copyright (c) 2024 faizanali710" in licence
+    assert "CC BY 4.0" in licence
     text = " ".join((ROADS / "README.md").read_text().split())
     for part in ("by faizanali710", "https://creativecommons.org/licenses/by/4.0/", "Changed: repaired, resized"):
         assert part in text
@@ -114,5 +120,6 @@ def test_coco_tiny_is_openly_licensed_and_whole(split, images):
     for image in data["images"]:
         assert image["license"] == data["licenses"][0]["id"]
         assert image["id"] in labelled
-        assert image["file_name"] in text and image["flickr_url"] in text
+        assert image["file_name"] in text
+        assert image["flickr_url"] in text
         assert read(COCO / split / image["file_name"]).shape == (image["height"], image["width"], 3)

@@ -13,7 +13,12 @@ import torch
 from freqkd.checkpoints import hash_weights, read_checkpoint, weights_of
 from freqkd.distillers.teacher import Teacher
 
-TASKS = ("detection", "segmentation")
+ROOT = Path(__file__).resolve().parent.parent
+TEACHERS = {
+    "detection": "data/teachers/blood-cells_retinanet-r18w48.pth",
+    "segmentation": "data/teachers/road-scenes_semantic-fpn-r18w48.pth",
+}
+TASKS = tuple(TEACHERS)
 PLAIN = """
 import pickle, sys
 import torch
@@ -51,10 +56,9 @@ def plain_answers(trained, tool, tmp_path_factory):
         exported = str(folder / task / "student_config.py"), str(folder / task / "student.pth")
         request[f"{task} export"] = (task, *exported, images)
     (folder / "request.pkl").write_bytes(pickle.dumps(request))
-    root = Path(__file__).resolve().parent.parent
     arguments = [sys.executable, "-c", PLAIN, str(folder / "request.pkl"), str(folder / "answers.pth")]
     done = subprocess.run(
-        arguments, cwd=root, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        arguments, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(folder / "answers.pth", weights_only=False)
@@ -94,18 +98,12 @@ def test_the_checkpoint_holds_the_students_keys_the_terms_and_nothing_of_the_tea
     roots = {key.split(".")[0] for key in keys}
     head = "bbox_head" if task == "detection" else "decode_head"
     assert roots == {"backbone", "neck", head, "distiller"}
-    taught = weights_of(torch.load(Path(TEACHERS[task]), weights_only=True))
+    taught = weights_of(torch.load(ROOT / TEACHERS[task], weights_only=True))
     sizes = {tuple(value.shape) for value in weights_of(checkpoint).values()}
     wide = [value for key, value in taught.items() if key.startswith("backbone.layer4") and value.dim() == 4]
     assert all(tuple(value.shape) not in sizes for value in wide)
     extra = sum(value.numel() for key, value in checkpoint["state_dict"].items() if key.startswith("distiller."))
     assert extra < 30_000
-
-
-TEACHERS = {
-    "detection": "data/teachers/blood-cells_retinanet-r18w48.pth",
-    "segmentation": "data/teachers/road-scenes_semantic-fpn-r18w48.pth",
-}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -116,9 +114,7 @@ def test_resume_goes_on_with_the_teacher_rebuilt_and_the_share_kept(trained, too
     longer, last = ("train_cfg.max_epochs=2", "epoch_2.pth")
     if task == "segmentation":
         longer, last = ("train_cfg.max_iters=15", "iter_15.pth")
-    assert (
-        tool("train", run.config, "--work-dir", tmp_path / "run", "--resume", "--cfg-options", longer) == 0
-    )
+    assert tool("train", run.config, "--work-dir", tmp_path / "run", "--resume", "--cfg-options", longer) == 0
     before, after = read_checkpoint(run.checkpoint), read_checkpoint(tmp_path / "run" / last)
     assert after["meta"]["iter"] == (20 if task == "detection" else 15)
     steps = {float(state["step"]) for state in after["optimizer"]["state"].values()}
@@ -151,7 +147,7 @@ def test_a_student_made_here_is_the_teacher_of_the_next_run(trained, tool, tiny_
 
 
 def test_the_teacher_of_the_next_run_is_that_student(trained, monkeypatch):
-    monkeypatch.chdir(Path(__file__).resolve().parent.parent)
+    monkeypatch.chdir(ROOT)
     run = trained("detection")
     teacher = Teacher(str(run.config), str(run.checkpoint))
     assert teacher.hash == hash_weights(weights_of(read_checkpoint(run.checkpoint)))

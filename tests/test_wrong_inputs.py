@@ -1,4 +1,4 @@
-"""Wrong input ends in one clear line and exit code 1, and leaves nothing behind."""
+"""Wrong input to the tools ends in one clear line and exit code 1, and leaves nothing half-written behind."""
 
 import json
 import os
@@ -9,208 +9,279 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 
-from freqkd.checkpoints import write_atomic
-from freqkd.cli import run_tool
-from freqkd.compat import read_config
+from freqkd.checkpoints import read_checkpoint, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-PROMPTS = "configs/blood_cells/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py"
-DISTILL = "configs/blood_cells/freekd_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py"
-SEGMENT = "configs/road_scenes/freekd_neck_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py"
+WEIGHTS = ROOT / "data/teachers/blood-cells_retinanet-r18w48.pth"
+SAMPLES = ROOT / "data/samples/blood_cells"
 
 
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
-
-
-@pytest.fixture
-def untrained():
-    """The detection distillation, without the prompts that a first stage would have made."""
-    config = read_config(DISTILL)
-    config.model.terms.loss_freekd.prompts = "untrained"
-    return config
+@pytest.fixture(scope="module")
+def prompts(trained):
+    """A prompt file that fits the shipped detection teacher."""
+    return trained("detection").prompts
 
 
 @pytest.fixture
-def refuse(tmp_path, capsys):
-    """Run train.py on a config; return its one line of complaint."""
-    from train import main
+def refused(tool, tiny_config, prompts, tmp_path, capsys):
+    """Return `refused(*words, kind=..., more=..., arguments=())`: a training that must fail; its one line names `words`."""
 
-    def run(config, *options):
-        path = tmp_path / "config.py"
-        config.dump(path)
-        work_dir = tmp_path / "work"
-        before = sorted(p.name for p in tmp_path.iterdir())
-        code = run_tool(main, [str(path), "--work-dir", str(work_dir), *options])
-        said = capsys.readouterr().err.strip().splitlines()
-        assert code == 1
-        assert not work_dir.exists(), "something half-written was left behind"
-        assert sorted(p.name for p in tmp_path.iterdir()) == before
-        complaint = [line for line in said if line.startswith("error: ")]
-        assert len(complaint) == 1
-        assert "Traceback" not in "\n".join(said)
-        return complaint[0]
+    def check(*words, task="detection", kind="distill", more="", arguments=(), config=None):
+        if kind == "distill" and "prompts=" not in more:
+            good = f"model = dict(terms=dict(loss_freekd=dict(prompts={str(prompts)!r})))"
+            more = f"{good}\n{more}" if "model" not in more else more
+        path = config or tiny_config(tmp_path / "config.py", task, kind, more)
+        capsys.readouterr()
+        assert tool("train", path, "--work-dir", tmp_path / "run", *arguments) == 1
+        text = capsys.readouterr().err
+        lines = [line for line in text.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, text
+        assert "Traceback" not in text
+        assert text.rstrip().endswith(lines[0])
+        for word in words:
+            assert word in lines[0], lines[0]
+        assert not (tmp_path / "run").exists()
+        return lines[0]
 
-    return run
+    return check
 
 
-def test_config_not_found_in_a_real_process():
-    command = [sys.executable, "tools/train.py", "configs/no_such.py"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def term(prompts, **changes):
+    """The text of a config's model whose FreeKD term has some arguments changed."""
+    inner = "".join(f", {key}={value}" for key, value in changes.items())
+    return f"model = dict(terms=dict(loss_freekd=dict(prompts={str(prompts)!r}{inner})))"
+
+
+def test_a_config_that_is_not_there(refused, tmp_path):
+    refused("config not found", "nowhere.py", config=tmp_path / "nowhere.py")
+
+
+def test_a_config_that_the_installed_package_does_not_have(refused):
+    refused("mmdet::retinanet/nowhere.py", "not found", config="mmdet::retinanet/nowhere.py")
+
+
+def test_a_base_config_that_is_not_there(refused, tmp_path):
+    (tmp_path / "config.py").write_text("_base_ = ['./nowhere.py']")
+    refused("nowhere.py", config=tmp_path / "config.py")
+
+
+def test_a_config_that_is_no_python(refused, tmp_path):
+    (tmp_path / "config.py").write_text("model = dict(")
+    refused("config.py", config=tmp_path / "config.py")
+
+
+def test_an_unknown_tap_in_the_student(refused, prompts):
+    refused("no module 'nekc' in RetinaNet", "'neck'", more=term(prompts, student="'nekc'"))
+
+
+def test_an_unknown_tap_in_the_teacher(refused, prompts):
+    refused("'bbox_head.retina_clss'", "'bbox_head.retina_cls'", more=term(prompts, teacher="'bbox_head.retina_clss'"))
+
+
+def test_an_unknown_tap_of_the_prompt_stage(refused):
+    refused("no module 'nekc'", "'neck'", kind="prompts", more="model = dict(tap='nekc')")
+
+
+def test_channels_that_differ_without_an_align(refused, prompts):
+    refused("terms.loss_freekd", "32", "64", "ConvAlign(", more=term(prompts, align=None))
+
+
+def test_an_align_for_other_channels(refused, prompts):
+    refused("32 channels", "student_channels=16", more=term(prompts, align="dict(student_channels=16)"))
+
+
+def test_a_loss_of_the_prompt_stage_for_other_channels(refused):
+    refused("32 channels", "64", kind="prompts", more="model = dict(loss=dict(channels=32))")
+
+
+def test_another_number_of_maps_than_prompted(refused):
+    refused("num_levels", "5", "3", kind="prompts", more="model = dict(levels=None)")
+
+
+def test_a_term_whose_name_mmengine_would_not_sum(refused):
+    more = (
+        "model = dict(terms=dict(mimic=dict(type='freqkd.DistillTerm', loss=dict(type='freqkd.MSELoss'), prompts='')))"
+    )
+    refused("'mimic'", "loss_", "'loss_mimic'", more=more)
+
+
+def test_a_misspelt_argument_of_a_term(refused, prompts):
+    refused("wieght", more=term(prompts, wieght=1.0))
+
+
+def test_an_unknown_type(refused, prompts):
+    refused("freqkd.FreeKDLos", more=term(prompts, loss="dict(type='freqkd.FreeKDLos')"))
+
+
+@pytest.mark.parametrize("kind", ["distill", "prompts"])
+def test_a_missing_teacher(refused, prompts, kind):
+    more = f"model = dict(teacher=dict(checkpoint='nowhere.pth')){'  # prompts=' if kind == 'distill' else ''}"
+    refused("checkpoint not found: nowhere.pth", kind=kind, more=more)
+
+
+def test_a_truncated_teacher(refused, tmp_path):
+    (tmp_path / "half.pth").write_bytes(WEIGHTS.read_bytes()[:1_000_000])
+    refused(
+        "half.pth",
+        "truncated",
+        more=f"model = dict(teacher=dict(checkpoint={str(tmp_path / 'half.pth')!r}))  # prompts=",
+    )
+
+
+def test_a_teacher_of_another_architecture(refused, trained):
+    other = trained("detection").checkpoint
+    refused(
+        "not of this architecture",
+        "backbone.bn1",
+        "shape",
+        more=f"model = dict(teacher=dict(checkpoint={str(other)!r}))",
+    )
+
+
+def test_a_teacher_with_other_keys(refused, tmp_path):
+    weights = read_checkpoint(WEIGHTS)["state_dict"]
+    weights["bbox_head.extra.weight"] = weights.pop("bbox_head.retina_cls.weight")
+    write_atomic(dict(state_dict=weights), tmp_path / "other.pth")
+    more = f"model = dict(teacher=dict(checkpoint={str(tmp_path / 'other.pth')!r}))"
+    refused("1 missing", "bbox_head.retina_cls.weight", "1 unknown", "bbox_head.extra.weight", more=more)
+
+
+def test_prompts_that_are_not_there(refused):
+    refused("prompt checkpoint not found: nowhere.pth", "tools/train.py", more=term("nowhere.pth"))
+
+
+def test_prompts_of_another_teacher(refused, prompts, tmp_path):
+    state = read_checkpoint(prompts)["state_dict"]
+    state["teacher_hash"] = state["teacher_hash"].flip(0)
+    write_atomic(dict(state_dict=state), tmp_path / "other.pth")
+    refused("another teacher", WEIGHTS.name, more=term(tmp_path / "other.pth"))
+
+
+def test_prompts_of_another_number(refused, prompts):
+    refused("num_prompts", "2", "4", more=term(prompts, loss="dict(num_prompts=4)"))
+
+
+def test_a_file_that_holds_no_prompts(refused):
+    refused("no prompt checkpoint", more=term(WEIGHTS))
+
+
+def test_no_prompts_at_all(refused, prompts):
+    refused("needs trained prompts", "prompts=", more="model = dict(terms=dict(loss_freekd=dict(prompts=None)))")
+
+
+def test_a_data_folder_that_is_not_there(refused):
+    refused(
+        "data folder not found: data/nowhere",
+        "data/README.md",
+        more="train_dataloader = dict(dataset=dict(data_root='data/nowhere'))",
+    )
+
+
+def test_a_data_folder_that_is_empty(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused("data folder is empty", more=f"val_dataloader = dict(dataset=dict(data_root={str(tmp_path / 'empty')!r}))")
+
+
+def test_an_annotation_file_that_is_not_there(refused):
+    refused(
+        "annotation file not found",
+        "nowhere.json",
+        more="train_dataloader = dict(dataset=dict(ann_file='nowhere.json'))",
+    )
+
+
+@pytest.mark.parametrize("lacking", ["images", "annotations"])
+def test_a_split_that_is_empty(refused, tmp_path, lacking):
+    content = json.loads((SAMPLES / "annotations/instances_train.json").read_text())
+    (tmp_path / "split.json").write_text(json.dumps({**content, lacking: []}))
+    refused(
+        "split is empty",
+        "split.json",
+        more=f"train_dataloader = dict(dataset=dict(ann_file={str(tmp_path / 'split.json')!r}))",
+    )
+
+
+def test_a_segmentation_split_that_is_empty(refused, tmp_path):
+    for folder in ("img_dir/train", "ann_dir/train"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    more = f"train_dataloader = dict(dataset=dict(data_root={str(tmp_path / 'data')!r}))"
+    refused("empty", "img_dir/train", task="segmentation", kind="student", more=more)
+
+
+def test_a_segmentation_folder_without_images_of_its_suffix(refused, tmp_path):
+    for folder in ("img_dir/train", "ann_dir/train"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        (tmp_path / "data" / folder / "a.txt").write_text("no image")
+    more = f"train_dataloader = dict(dataset=dict(data_root={str(tmp_path / 'data')!r}))"
+    refused("img_dir/train", ".jpg", task="segmentation", kind="student", more=more)
+
+
+def test_a_checkpoint_to_resume_that_is_not_there(refused):
+    refused("checkpoint not found: nowhere.pth", kind="student", arguments=("--resume", "nowhere.pth"))
+
+
+def test_resuming_from_a_plain_student(refused, trained, tmp_path):
+    state = read_checkpoint(trained("detection").checkpoint)
+    state["state_dict"] = {key: value for key, value in state["state_dict"].items() if not key.startswith("distiller.")}
+    torch.save(state, tmp_path / "plain.pth")
+    refused("cannot resume", "distiller.loss_freekd", arguments=("--resume", tmp_path / "plain.pth"))
+
+
+def test_mixed_precision_without_an_accelerator(refused, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused("--amp", "accelerator", arguments=("--amp",))
+
+
+def test_learning_rate_scaling_without_a_base(refused):
+    refused("--auto-scale-lr", "base_batch_size", kind="student", arguments=("--auto-scale-lr",))
+
+
+def test_a_work_dir_that_is_a_file(tool, tiny_config, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    config = tiny_config(tmp_path / "config.py", "detection", "student")
+    assert tool("train", config, "--work-dir", tmp_path / "file" / "run") == 1
+    assert "not writable" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_class_list_that_no_annotation_has(refused):
+    more = "train_dataloader = dict(dataset=dict(metainfo=dict(_delete_=True, classes=('cat',))))"
+    refused("empty", "cat", kind="student", more=more)
+
+
+@pytest.mark.parametrize("name", ["train", "export_student"])
+def test_the_program_itself_says_one_line_and_exits_with_1(trained, tmp_path, name):
+    shutil.copy(WEIGHTS, tmp_path / "half.pth")
+    os.truncate(tmp_path / "half.pth", 1000)
+    run = trained("detection")
+    arguments = ["--work-dir", tmp_path / "run", "--cfg-options", f"model.teacher.checkpoint={tmp_path / 'half.pth'}"]
+    if name == "export_student":
+        arguments = [tmp_path / "half.pth", "--out-dir", tmp_path / "run"]
+    command = [sys.executable, ROOT / "tools" / f"{name}.py", run.config, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: config not found: configs/no_such.py")
-    assert "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if "error" in line.lower()] == [done.stderr.splitlines()[-1]]
+    assert "half.pth is truncated" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (tmp_path / "run").exists()
 
 
-def test_unknown_tap_lists_the_nearest_names(untrained, refuse):
-    untrained.model.terms.loss_freekd.student = "nekc"
-    message = refuse(untrained)
-    assert "no module 'nekc'" in message
-    assert "'neck'" in message
+def test_the_test_tool_needs_a_checkpoint(tool, trained, tmp_path, capsys):
+    config = trained("detection").config
+    assert tool("test", config, "nowhere.pth", "--work-dir", tmp_path / "run") == 1
+    assert capsys.readouterr().err.startswith("error: checkpoint not found: nowhere.pth")
+    assert not (tmp_path / "run").exists()
 
 
-def test_unknown_tap_in_the_teacher(untrained, refuse):
-    untrained.model.terms.loss_freekd.teacher = "bbox_head.retina_clss"
-    assert "'bbox_head.retina_cls'" in refuse(untrained)
-
-
-def test_channel_mismatch_names_both_numbers_and_the_align(untrained, refuse):
-    untrained.model.terms.loss_freekd.align = None
-    message = refuse(untrained)
-    assert "terms.loss_freekd" in message
-    assert "ConvAlign(student_channels=32, teacher_channels=64)" in message
-
-
-def test_teacher_checkpoint_missing(untrained, refuse):
-    untrained.model.teacher.checkpoint = "nowhere/teacher.pth"
-    assert "checkpoint not found: nowhere/teacher.pth" in refuse(untrained)
-
-
-def test_teacher_checkpoint_truncated(untrained, refuse, tmp_path):
-    whole = Path(untrained.model.teacher.checkpoint).read_bytes()
-    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
-    untrained.model.teacher.checkpoint = str(tmp_path / "cut.pth")
-    message = refuse(untrained)
-    assert "truncated" in message
-    assert "cut.pth" in message
-
-
-def test_teacher_checkpoint_of_another_architecture_names_the_first_keys(untrained, refuse):
-    untrained.model.teacher.checkpoint = "data/teachers/road-scenes_semantic-fpn-r18w48.pth"
-    message = refuse(untrained)
-    assert "not of this architecture" in message
-    assert "bbox_head" in message
-    assert "unknown, first" in message
-
-
-def test_teacher_checkpoint_of_another_width_names_both_shapes(untrained, refuse):
-    untrained.model.teacher.config = "configs/blood_cells/retinanet_r18w16_b8-12e_blood-cells.py"
-    message = refuse(untrained)
-    assert "of another shape" in message
-    assert "(48,) in the file, (16,) in the model" in message
-
-
-def prompt_file(path, teacher_hash, num_prompts=2, num_levels=3):
-    state = {f"prompts.{i}.tokens": torch.zeros(10, num_prompts, 64) for i in range(num_levels)}
-    state["teacher_hash"] = torch.tensor(list(bytes.fromhex(teacher_hash)), dtype=torch.uint8)
-    write_atomic(dict(state_dict=state), path)
-    return str(path)
-
-
-@pytest.fixture
-def hash_of_the_teacher():
-    return json.loads(Path("data/teachers/blood-cells_retinanet-r18w48.json").read_text())["weights_hash"]
-
-
-def test_prompts_of_another_teacher(untrained, refuse, tmp_path):
-    untrained.model.terms.loss_freekd.prompts = prompt_file(tmp_path / "p.pth", "ab" * 32)
-    message = refuse(untrained)
-    assert "another teacher" in message
-    assert "abababababab" in message
-
-
-def test_prompts_of_another_number(untrained, refuse, tmp_path, hash_of_the_teacher):
-    untrained.model.terms.loss_freekd.prompts = prompt_file(tmp_path / "p.pth", hash_of_the_teacher, num_prompts=6)
-    message = refuse(untrained)
-    assert "6 prompts per band" in message
-    assert "not 2" in message
-
-
-def test_prompts_not_trained_yet(untrained, refuse):
-    untrained.model.terms.loss_freekd.prompts = "nowhere/prompts.pth"
-    assert "train the prompts first" in refuse(untrained)
-
-
-def test_data_folder_missing_and_empty(untrained, refuse, tmp_path):
-    untrained.train_dataloader.dataset.data_root = str(tmp_path / "absent")
-    assert "data folder not found" in refuse(untrained)
-    (tmp_path / "bare" / "annotations").mkdir(parents=True)
-    (tmp_path / "bare" / "images" / "train").mkdir(parents=True)
-    untrained.train_dataloader.dataset.data_root = str(tmp_path / "bare")
-    assert "data folder is empty" in refuse(untrained)
-
-
-def test_an_empty_split(untrained, refuse, tmp_path):
-    shutil.copytree("data/samples/blood_cells", tmp_path / "cells")
-    annotations = tmp_path / "cells/annotations/instances_train.json"
-    content = json.loads(annotations.read_text())
-    annotations.write_text(json.dumps({**content, "images": [], "annotations": []}))
-    untrained.train_dataloader.dataset.data_root = str(tmp_path / "cells")
-    assert "the split is empty" in refuse(untrained)
-
-
-def test_an_empty_segmentation_split(refuse, tmp_path):
-    config = read_config(SEGMENT)
-    config.model.terms.loss_freekd.prompts = "untrained"
-    shutil.copytree("data/samples/road_scenes", tmp_path / "roads")
-    shutil.rmtree(tmp_path / "roads/img_dir/train")
-    (tmp_path / "roads/img_dir/train").mkdir()
-    config.train_dataloader.dataset.data_root = str(tmp_path / "roads")
-    assert "data folder is empty" in refuse(config)
-
-
-def test_a_term_that_is_not_named_loss(untrained, refuse):
-    untrained.model.terms = Config(dict(freekd=untrained.model.terms.loss_freekd.to_dict()))._cfg_dict
-    message = refuse(untrained)
-    assert "must start with 'loss_'" in message
-    assert "'loss_freekd'" in message
-
-
-def test_amp_without_an_accelerator(untrained, refuse):
-    if torch.cuda.is_available():
-        pytest.skip("there is an accelerator")
-    assert "--amp needs an accelerator" in refuse(untrained, "--amp")
-
-
-def test_an_unsafe_checkpoint_to_start_from(untrained, refuse, tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return os.getcwd, ()
-
-    torch.save(dict(state_dict={}, extra=Payload()), tmp_path / "unsafe.pth")
-    message = refuse(untrained, "--cfg-options", f"load_from={tmp_path / 'unsafe.pth'}")
-    assert "--trust-checkpoint" in message
-    assert "getcwd" in message
-
-
-def test_a_weight_that_is_neither_number_nor_share(untrained, refuse):
-    untrained.model.terms.loss_freekd.weight = dict(portion=0.5)
-    assert "weight must be a number or dict(share=..." in refuse(untrained)
-
-
-def test_preprocessors_that_differ_are_handled_and_said(untrained, monkeypatch):
-    from mmengine.registry import MODELS, DefaultScope
-
-    untrained.model.student.data_preprocessor.mean = [0.0, 0.0, 0.0]
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        model = MODELS.build(untrained.model)
-    said = []
-    monkeypatch.setattr("freqkd.distillers.teacher.print_log", lambda text, *_: said.append(text))
-    model.rehearse()
-    model.rehearse()
-    assert len(said) == 1
-    assert "normalise images differently" in said[0]
+def test_preprocessors_that_differ_are_handled_and_said(tool, tiny_config, prompts, tmp_path, capfd):
+    more = (
+        f"model = dict(student=dict(data_preprocessor=dict(mean=[0.0, 0.0, 0.0], std=[255.0, 255.0, 255.0], bgr_to_rgb=False)), "
+        f"terms=dict(loss_freekd=dict(prompts={str(prompts)!r})))"
+    )
+    config = tiny_config(tmp_path / "config.py", "detection", "distill", more, iterations=1)
+    assert tool("train", config, "--work-dir", tmp_path / "run") == 0
+    logs = "".join(path.read_text() for path in (tmp_path / "run").rglob("*.log"))
+    assert "normalise images differently" in logs
+    assert "std [255.0, 255.0, 255.0], channels kept" in logs

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.dist import is_distributed
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel, revert_sync_batchnorm
@@ -16,7 +17,15 @@ from torch import Tensor, nn
 from freqkd.checkpoints import EXTRA_PREFIX, load_strict
 from freqkd.distillers.batch import Batch
 from freqkd.distillers.schedules import TermSchedule
-from freqkd.distillers.teacher import HEADS, Teacher, build_teacher, forked_randomness, freeze_statistics, run_to
+from freqkd.distillers.teacher import (
+    HEADS,
+    Teacher,
+    build_teacher,
+    forked_randomness,
+    freeze_statistics,
+    rehearsal,
+    run_to,
+)
 from freqkd.distillers.terms import DistillTerm
 from freqkd.distillers.weights import gradient_norm
 from freqkd.taps import FeatureTap, find_module
@@ -57,7 +66,7 @@ class Distiller(BaseModel):
         monitor: int = 0,
         data_preprocessor: Any = None,
     ) -> None:
-        network = student if isinstance(student, nn.Module) else ROOT_MODELS.build(copy.deepcopy(student))
+        network = student if isinstance(student, nn.Module) else ROOT_MODELS.build(ConfigDict(copy.deepcopy(dict(student))))
         if is_distributed() and not torch.cuda.is_available():
             # SyncBN runs on accelerators only, and the Runner reverts it only for a single process.
             network = revert_sync_batchnorm(network)
@@ -154,7 +163,7 @@ class Distiller(BaseModel):
         inputs = torch.zeros(1, 3, *size, device=next(self.student.parameters()).device)
         was_training = self.student.training
         freeze_statistics(self.student.train())
-        with torch.no_grad(), forked_randomness(), FeatureTap(self.student, paths) as tap:
+        with torch.no_grad(), rehearsal(), FeatureTap(self.student, paths) as tap:
             run_to(self.student, inputs, None, paths)
             batch = self._teach(inputs, None, {path: tap.maps(path) for path in paths})
             for name, term in self.terms.items():
@@ -232,8 +241,10 @@ class Distiller(BaseModel):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take the student's own keys, as they stand in a checkpoint, for `student.*`."""
-        metadata = getattr(state_dict, "_metadata", None)
-        for table, root in ((state_dict, prefix), (metadata or {}, prefix)):
+        metadata = getattr(state_dict, "_metadata", None) or {}
+        if prefix[:-1] in metadata:
+            metadata[f"{prefix}{_STUDENT}"[:-1]] = metadata[prefix[:-1]]
+        for table, root in ((state_dict, prefix), (metadata, prefix)):
             for key in [key for key in table if key.startswith(root)]:
                 rest = key[len(root) :]
                 if not rest or rest.startswith((EXTRA_PREFIX, _STUDENT)) or rest in ("distiller", "student"):
@@ -267,6 +278,8 @@ def _to_student_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str,
     metadata = getattr(state_dict, "_metadata", {})
     for key in [key for key in metadata if key.startswith(before)]:
         metadata[prefix + key[len(before) :]] = metadata.pop(key)
+    if before[:-1] in metadata:
+        metadata[prefix[:-1]] = metadata.pop(before[:-1])
     # The student's keys first, as a reader of the file expects; the rest after them.
     for key in [key for key in state_dict if key.startswith(f"{prefix}{EXTRA_PREFIX}")]:
         state_dict[key] = state_dict.pop(key)

@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from freqkd.checks import check_at_least
-from freqkd.distillers.teacher import Teacher, build_teacher
+from freqkd.distillers.teacher import Teacher, build_teacher, rehearsal
 from freqkd.distillers.terms import TEACHER_HASH
 from freqkd.losses.frequency import FreeKDLoss
 from freqkd.prompts import FrequencyPrompt, mask_deviation
@@ -82,19 +82,16 @@ class PromptTuner(BaseModel):
         """Build the teacher and note its hash, once."""
         if self._prepared:
             return
-        device = self.teacher_hash.device
-        self.teacher.to(device)
-        self.teacher.ready_heads()
+        self.teacher.to(self.teacher_hash.device)
         self.teacher_hash.copy_(torch.tensor(list(bytes.fromhex(self.teacher.hash)), dtype=torch.uint8))
         self._prepared = True
 
     def rehearse(self, size: tuple[int, int] = (64, 96)) -> None:
         """Run the tapped part once on a blank image: raises what the first iteration would."""
         self.prepare()
-        maps = self.teacher.extract(torch.zeros(1, 3, *size, device=self.teacher_hash.device), None, [self.tap])[
-            self.tap
-        ]
-        self.edit(maps)
+        blank = torch.zeros(1, 3, *size, device=self.teacher_hash.device)
+        with torch.no_grad(), rehearsal():
+            self.edit(self.teacher.extract(blank, None, [self.tap])[self.tap])
 
     def edit(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the maps rebuilt from their masked bands; notes the overlap of the masks."""
@@ -140,6 +137,10 @@ class PromptTuner(BaseModel):
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
         """Run the masked teacher; in `loss` mode, with the overlap of its masks."""
         self.prepare()
+        if mode == "loss":
+            self.teacher.ready_heads()
+        else:
+            self.teacher.model.eval()
         with FeatureEdit(self.teacher.model, self.tap, self.edit):
             output = self.teacher.model(inputs, data_samples, mode=mode)
         if mode == "loss":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -38,6 +39,14 @@ def forked_randomness() -> Iterator[None]:
             np.random.set_state(array)
 
 
+@contextmanager
+def rehearsal() -> Iterator[None]:
+    """Cost no random number and stay silent: a blank image of any size warns of what a real one would not."""
+    with forked_randomness(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _without_initialization(config: Any) -> Any:
     """Drop what would download or draw weights: the teacher's all come from its checkpoint."""
     if isinstance(config, Mapping):
@@ -61,7 +70,9 @@ def freeze_statistics(module: nn.Module) -> None:
     """Put normalisation, dropout and stochastic depth in eval mode, the rest left as it is."""
     for part in module.modules():
         normalizes = hasattr(part, "running_mean")
-        if normalizes or isinstance(part, nn.modules.dropout._DropoutNd) or type(part).__name__ in _DROPOUTS:
+        # Attention applies its dropout as a function, by its own mode.
+        drops = isinstance(part, (nn.modules.dropout._DropoutNd, nn.MultiheadAttention))
+        if normalizes or drops or type(part).__name__ in _DROPOUTS:
             part.eval()
 
 

@@ -33,10 +33,9 @@ def gradient_norm(loss: Tensor, maps: Sequence[Tensor]) -> Tensor:
             "the student is frozen; tap a later module or give the weight as a number"
         )
     norm = loss.new_zeros((), dtype=torch.float64)
-    if not loss.requires_grad:
-        return norm
     scales = _SCALES if any(tensor.dtype == torch.float16 for tensor in wanted) else (1.0,)
-    for scale in scales:
+    # A loss without a graph has no gradient; its process still takes part in the mean.
+    for scale in scales if loss.requires_grad else ():
         gradients = torch.autograd.grad(loss * scale, wanted, retain_graph=True, allow_unused=True)
         squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]
         norm = torch.stack(squares).sum().sqrt() / scale if squares else norm

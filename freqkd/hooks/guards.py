@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
-from freqkd.checkpoints import EXTRA_PREFIX, CheckpointError
+from freqkd.checkpoints import check_resumable
 
 
 class ResumeGuard(Hook):
@@ -26,10 +26,4 @@ class ResumeGuard(Hook):
         if not getattr(runner, "_resume", False):
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        wanted = {key for key in model.state_dict() if key.startswith((EXTRA_PREFIX, "prompts.", "gates."))}
-        missing = sorted(wanted - set(checkpoint.get("state_dict", {})))
-        if missing:
-            raise CheckpointError(
-                f"cannot resume: the checkpoint lacks {len(missing)} tensors of this distillation, first {missing[:3]}; "
-                "resume with the config that wrote it, or start anew from its weights with --cfg-options load_from=PATH"
-            )
+        check_resumable(model, checkpoint.get("state_dict", {}))
