@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import find_latest_checkpoint
+from torch import nn
 
 from freqkd.checkpoints import CheckpointError, check_resumable, read_checkpoint
 from freqkd.distillers.teacher import forked_randomness
@@ -159,6 +160,19 @@ def check_model(config: Config, resumed: Mapping[str, Any] | None = None) -> Non
             check_resumable(model, resumed["state_dict"])
         if hasattr(model, "rehearse"):
             model.rehearse()
+        if resumed is not None:
+            _try_loading(model, resumed["state_dict"])
+
+
+def _try_loading(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load a state that MMEngine would load in part, with a warning, where shapes differ."""
+    try:
+        model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise CheckpointError(
+            f"cannot resume: the checkpoint is of another network ({first[0].strip()}); resume with the config that wrote it"
+        ) from None
 
 
 def check_work_dir(config: Config) -> None:

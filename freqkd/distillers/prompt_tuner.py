@@ -10,6 +10,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from freqkd.checkpoints import CheckpointError
 from freqkd.checks import check_at_least
 from freqkd.distillers.teacher import Teacher, build_teacher, rehearsal
 from freqkd.distillers.terms import TEACHER_HASH
@@ -85,6 +86,16 @@ class PromptTuner(BaseModel):
         self.teacher.to(self.teacher_hash.device)
         self.teacher_hash.copy_(torch.tensor(list(bytes.fromhex(self.teacher.hash)), dtype=torch.uint8))
         self._prepared = True
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Refuse prompts that another teacher's features trained: the file written at the end would name the wrong one."""
+        stamp = state_dict.get(prefix + TEACHER_HASH)
+        if self._prepared and stamp is not None and not torch.equal(stamp.cpu(), self.teacher_hash.cpu()):
+            raise CheckpointError(
+                f"these prompts were trained on another teacher (weights {bytes(stamp.tolist()).hex()[:12]}) than "
+                f"{self.teacher.checkpoint} ({self.teacher.hash[:12]}); train this teacher's from the start"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def rehearse(self, size: tuple[int, int] = (64, 96)) -> None:
         """Run the tapped part once on a blank image: raises what the first iteration would."""

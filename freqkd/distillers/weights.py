@@ -80,7 +80,7 @@ class ShareWeight(nn.Module):
 
     >>> weight = ShareWeight(share=0.5, iters=2)
     >>> weight.update(torch.tensor(4.0), torch.tensor(100.0))
-    >>> float(weight.value())
+    >>> round(float(weight.value()), 4)
     0.02
     """
 

@@ -99,9 +99,10 @@ def teachers(small: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -
             with torch.random.fork_rng():
                 torch.manual_seed(5)
                 model = small.build(small.config(task, 8), task)
+                model.init_weights()
                 for name, buffer in model.named_buffers():
                     if "running" in name:
-                        buffer.uniform_(0.5, 1.5)
+                        buffer.uniform_(*((-0.1, 0.1) if "mean" in name else (0.5, 1.5)))
             Config(dict(default_scope=SCOPES[task], model=small.config(task, 8))).dump(config)
             torch.save(dict(state_dict=model.state_dict()), checkpoint)
         return dict(config=str(config), checkpoint=str(checkpoint))
