@@ -66,18 +66,17 @@ def read_checkpoint(path: str | os.PathLike[str], trust: bool = False) -> dict[s
             with torch.serialization.safe_globals(_allowed_globals()):
                 loaded = torch.load(name, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        telling = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unpickler error" in line]
-        reason = (
-            (telling or [str(error)])[0]
-            .removeprefix("WeightsUnpickler error: ")
-            .split(" Please use")[0]
-            .split(" was not")[0]
-        )
+        # torch wraps the reason in advice on how to switch its own protection off.
+        text = " ".join(str(error).split())
+        reason = text.rsplit("WeightsUnpickler error: ", 1)[-1].rsplit("from a trusted source. ", 1)[-1]
+        reason = reason.split(" Please use")[0].split(" was not")[0].split(" Check the documentation")[0]
         raise CheckpointError(
             f"checkpoint {name} is damaged or holds more than tensors and plain data ({reason}); "
             "if you trust its author, add --trust-checkpoint"
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except ImportError as error:
+        raise CheckpointError(f"reading {name} needs a package that is not installed: {error.name}") from None
+    except Exception as error:  # whatever the bytes of another kind of file provoke
         reason = str(error).split(". ")[0].split("\n")[0]
         raise CheckpointError(f"checkpoint {name} is truncated or no checkpoint ({reason}); copy it again") from None
     if not isinstance(loaded, dict):

@@ -32,7 +32,7 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if path and path in modules:
         return modules[path]
-    close = nearest(path, modules) or [name for name, _ in model.named_children()]
+    close = nearest(path, filter(None, modules)) or [name for name, _ in model.named_children()]
     raise ValueError(
         f"no module {path!r} in {type(model).__name__}; the nearest names are {', '.join(map(repr, close))}"
     )

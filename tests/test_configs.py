@@ -1,4 +1,4 @@
-"""Every shipped config parses; the full-size chains build without a network and take one optimizer step."""
+"""Every shipped config parses; the full-size chains build without a network and take an optimizer step."""
 
 import socket
 from pathlib import Path
@@ -7,154 +7,198 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, init_default_scope
 
-from freqkd.checkpoints import read_checkpoint
 from freqkd.compat import read_config
 from freqkd.distillers.teacher import build_network
+from freqkd.losses import FreeKDLoss
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted(path.relative_to(ROOT / "configs") for path in (ROOT / "configs").glob("[!_]*/*.py"))
-PROMPTS_COCO = "retinanet/prompts_neck_retinanet-r101_8xb2-2000i_coco.py"
-FREEKD_COCO = "retinanet/freekd_neck_retinanet-r101_retinanet-r50_8xb2-2x_coco.py"
-PROMPTS_CITY = "pspnet/prompts_bottleneck_pspnet-r101_4xb2-2000i_cityscapes.py"
-FREEKD_CITY = "pspnet/freekd_bottleneck_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes.py"
-ONE_STEP = """
+CONFIGS = {path.relative_to(ROOT / "configs").as_posix(): path for path in ROOT.glob("configs/[!_]*/*.py")}
+NAMES = {
+    "blood_cells/freekd_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+    "blood_cells/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
+    "blood_cells/retinanet_r18w16_b8-12e_blood-cells.py",
+    "blood_cells/retinanet_r18w48_b8-36e_blood-cells.py",
+    "pspnet/freekd_bottleneck_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes.py",
+    "pspnet/prompts_bottleneck_pspnet-r101_4xb2-2000i_cityscapes.py",
+    "retinanet/freekd_neck_retinanet-r101_retinanet-r50_8xb2-2x_coco.py",
+    "retinanet/prompts_neck_retinanet-r101_8xb2-2000i_coco.py",
+    "retinanet/retinanet_r50_8xb2-2x_coco.py",
+    "road_scenes/freekd_neck_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
+    "road_scenes/prompts_neck_semantic-fpn-r18w48_b8-80i_road-scenes.py",
+    "road_scenes/semantic-fpn_r18w16_b8-300i_road-scenes.py",
+    "road_scenes/semantic-fpn_r18w48_b8-1200i_road-scenes.py",
+}
+CHAINS = {
+    stage2: next(one for one in NAMES if one.startswith(stage2.split("/")[0] + "/prompts_"))
+    for stage2 in sorted(NAMES)
+    if "/freekd_" in stage2
+}
+FULL = {
+    "retinanet student": "retinanet/retinanet_r50_8xb2-2x_coco.py",
+    "retinanet prompts": "retinanet/prompts_neck_retinanet-r101_8xb2-2000i_coco.py",
+    "retinanet distill": "retinanet/freekd_neck_retinanet-r101_retinanet-r50_8xb2-2x_coco.py",
+    "pspnet student": "mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py",
+    "pspnet prompts": "pspnet/prompts_bottleneck_pspnet-r101_4xb2-2000i_cityscapes.py",
+    "pspnet distill": "pspnet/freekd_bottleneck_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes.py",
+}
+STEP = """
 _base_ = [{base!r}]
-train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=1, val_interval=100)
-param_scheduler = []
-default_hooks = dict(
-    checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=False, interval=1), logger=dict(interval=1))
-log_processor = dict(by_epoch=False)
-val_dataloader = None
-val_evaluator = None
-val_cfg = None
-train_dataloader = dict(
-    batch_size=2, num_workers=0, persistent_workers=False,
-    dataset=dict(data_root={data!r}, pipeline={pipeline}))
-model = dict({model})
+custom_imports = dict(imports=['freqkd.registry'], allow_failed_imports=False)
+train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(
+    data_root={data!r}, indices=2, pipeline={pipeline}))
+val_dataloader = val_cfg = val_evaluator = test_dataloader = test_cfg = test_evaluator = None
+train_cfg = dict({length}=1)
+default_hooks = dict(checkpoint=dict(interval=-1, save_last=False))
+model = {model}
 """
-DETECTION_PIPELINE = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="Resize", scale=(160, 128), keep_ratio=True),
-    dict(type="PackDetInputs"),
-]
-SEGMENTATION_PIPELINE = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
-    dict(type="Resize", scale=(128, 64)),
-    dict(type="PackSegInputs"),
-]
+LOAD = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True)]
+COCO = [*LOAD, dict(type="Resize", scale=(160, 128), keep_ratio=True), dict(type="PackDetInputs")]
+CITYSCAPES = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")]
+STEPS = []
 
 
-def test_there_are_configs_and_among_them_the_full_size_chains():
-    names = [str(path) for path in CONFIGS]
-    assert len(names) >= 13
-    for name in (PROMPTS_COCO, FREEKD_COCO, PROMPTS_CITY, FREEKD_CITY, "retinanet/retinanet_r50_8xb2-2x_coco.py"):
-        assert name in names
-    for folder in ("blood_cells", "road_scenes"):
-        assert sum(name.startswith(folder) for name in names) >= 4
+@HOOKS.register_module(name="NoteStep", force=True)
+class NoteStep(Hook):
+    """Notes what one training step did to the parameters."""
+
+    priority = "VERY_LOW"
+
+    def before_train(self, runner):
+        trained = {name: value for name, value in runner.model.named_parameters() if value.requires_grad}
+        self.before, self.reached = {name: value.detach().clone() for name, value in trained.items()}, set()
+        for name, value in trained.items():
+            value.register_post_accumulate_grad_hook(lambda value, name=name: self.reached.add(name))
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        parameters = dict(runner.model.named_parameters())
+        without = sorted(set(self.before) - self.reached)
+        moved = [name for name, value in self.before.items() if not torch.equal(value, parameters[name])]
+        STEPS.append(dict(loss=float(outputs["loss"]), outputs=set(outputs), without=without, moved=moved))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_every_config_parses_and_names_what_it_is(path):
-    config = read_config(ROOT / "configs" / path)
-    kind = config.model.type
-    if path.name.startswith("prompts_"):
-        assert kind == "freqkd.PromptTuner"
-        assert {"type": "freqkd.PromptFileHook"} in [dict(hook) for hook in config.custom_hooks]
-    elif "teacher" in config.model:
-        assert kind == "freqkd.Distiller"
-        assert all(name.startswith("loss_") for name in config.model.terms)
-        assert not config.model.student.type.startswith("freqkd")
-    assert config.default_scope in ("mmdet", "mmseg")
-    assert config.train_cfg
-
-
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    """Refuse every connection."""
-
-    def refuse(*_):
-        raise OSError("no network in this test")
+    def refuse(*args):
+        raise OSError("downloads are off in the tests")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.chdir(ROOT)
 
 
-@pytest.fixture
-def cityscapes(tmp_path):
-    """Four pictures in Cityscapes' layout, made of noise and stripes."""
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        images, labels = (tmp_path / "city" / kind / split / "ulm" for kind in ("leftImg8bit", "gtFine"))
-        images.mkdir(parents=True)
-        labels.mkdir(parents=True)
-        for index in range(2):
-            name = f"ulm_{index:06d}_000019"
-            cv2.imwrite(str(images / f"{name}_leftImg8bit.png"), rng.integers(0, 255, (64, 128, 3), np.uint8))
-            stripes = np.repeat(np.arange(16, dtype=np.uint8), 8)[None].repeat(64, 0)
-            cv2.imwrite(str(labels / f"{name}_gtFine_labelTrainIds.png"), stripes)
-    return tmp_path / "city"
+def parts(value):
+    """All dicts of a nest."""
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from parts(item)
 
 
-@pytest.fixture
-def one_step(tmp_path, tool, offline):
-    """Run one step of a full-size config with a random teacher; return what its checkpoint holds."""
-    teachers = {}
+def test_the_shipped_configs_are_these():
+    assert set(CONFIGS) == NAMES
+    assert len(CHAINS) == 4
 
-    def random_teacher(config):
-        if config not in teachers:
-            described = read_config(config)
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_it_parses_and_names_its_own_types_by_scope(name):
+    config = read_config(CONFIGS[name])
+    assert config.model.type in ("freqkd.Distiller", "freqkd.PromptTuner", "RetinaNet", "EncoderDecoder")
+    assert config.default_scope in ("mmdet", "mmseg")
+    for part in parts(config.to_dict()):
+        assert part.get("_scope_") != "freqkd"
+        assert not str(part.get("type", "")).startswith(("FreeKD", "Distill", "Prompt", "ConvAlign"))
+    if config.model.type.startswith("freqkd."):
+        assert "freqkd.registry" in config.custom_imports.imports
+        assert read_config(config.model.teacher.config).model.type in ("RetinaNet", "EncoderDecoder")
+
+
+@pytest.mark.parametrize("stage2", sorted(CHAINS))
+def test_both_stages_of_a_chain_belong_together(stage2):
+    first, second = read_config(CONFIGS[CHAINS[stage2]]).model, read_config(CONFIGS[stage2]).model
+    term = second.terms.loss_freekd
+    assert term.prompts == f"work_dirs/{Path(CHAINS[stage2]).stem}/prompts.pth"
+    assert first.teacher == second.teacher
+    assert first.tap == (term.get("teacher") or term.student)
+    assert first.get("levels") == term.get("levels")
+    build = [
+        FreeKDLoss(**{key: value for key, value in loss.items() if key != "type"}) for loss in (first.loss, term.loss)
+    ]
+    build[1].load_prompts(build[0].state_dict())
+    assert term.align.teacher_channels == term.loss.channels
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """COCO's six photos as they lie here, and two images in the layout of Cityscapes."""
+    folder, random = tmp_path_factory.mktemp("cityscapes"), np.random.default_rng(0)
+    for index in range(2):
+        name = f"aachen/aachen_{index:06d}_000019"
+        for kind, image in (("leftImg8bit", (64, 128, 3)), ("gtFine", (64, 128))):
+            suffix = "leftImg8bit" if kind == "leftImg8bit" else "gtFine_labelTrainIds"
+            path = folder / kind / "train" / f"{name}_{suffix}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), random.integers(0, 256 if len(image) == 3 else 19, image, dtype=np.uint8))
+    return {"retinanet": f"{ROOT}/tests/data/coco_tiny/", "pspnet": f"{folder}/"}
+
+
+@pytest.fixture(scope="module")
+def chain(tool, data, tmp_path_factory):
+    """Return `chain(name)`: what one step of a config of FULL did; teacher and prompts are made when first needed."""
+    folder, made = tmp_path_factory.mktemp("full"), {}
+
+    def teacher(family):
+        path = folder / f"{family}.pth"
+        if not path.exists():
+            config = read_config(read_config(CONFIGS[FULL[f"{family} prompts"]]).model.teacher.config)
+            init_default_scope(config.default_scope)
             torch.manual_seed(0)
-            path = tmp_path / f"teacher{len(teachers)}.pth"
-            torch.save(dict(state_dict=build_network(described.model, described.default_scope).state_dict()), path)
-            teachers[config] = str(path)
-        return teachers[config]
+            torch.save(dict(state_dict=build_network(config.model, config.default_scope).state_dict()), path)
+        return str(path)
 
-    def run(name, data, pipeline, model):
-        base = ROOT / "configs" / name
-        teacher = random_teacher(read_config(base).model.teacher.config)
-        folder = tmp_path / Path(name).stem
-        config = tmp_path / f"{folder.name}.py"
-        options = {"model.data_preprocessor.size": (64, 128)} if "pspnet" in name else {}
-        words = f"teacher=dict(checkpoint={teacher!r}, cfg_options={options}), {model}"
-        config.write_text(ONE_STEP.format(base=str(base), data=str(data) + "/", pipeline=pipeline, model=words))
-        assert tool("train", config, "--work-dir", folder) == 0
-        return read_checkpoint(folder / "iter_1.pth"), folder
+    def step(name):
+        if name in made:
+            return made[name]
+        family, kind = name.split()
+        student = dict(pretrained=None, data_preprocessor=dict(size=(64, 128))) if family == "pspnet" else {}
+        student["backbone"] = dict(init_cfg=None)
+        model = student
+        if kind != "student":
+            model = dict(teacher=dict(checkpoint=teacher(family)))
+            if family == "pspnet":
+                model["teacher"]["cfg_options"] = {"model.data_preprocessor.size": (64, 128)}
+        if kind == "distill":
+            step(f"{family} prompts")
+            model.update(
+                student=student, terms=dict(loss_freekd=dict(prompts=str(folder / f"{family}_prompts" / "prompts.pth")))
+            )
+        base = CONFIGS.get(FULL[name], FULL[name])
+        hooks = list(read_config(base).get("custom_hooks", [])) + [dict(type="mmengine.NoteStep")]
+        length = "max_epochs" if read_config(base).train_cfg.get("max_epochs") else "max_iters"
+        pipeline = COCO if family == "retinanet" else CITYSCAPES
+        text = STEP.format(base=str(base), data=data[family], pipeline=pipeline, length=length, model=model)
+        config = folder / f"{family}_{kind}.py"
+        config.write_text(f"{text}custom_hooks = {hooks}\n")
+        assert tool("train", config, "--work-dir", folder / f"{family}_{kind}") == 0
+        made[name] = STEPS.pop()
+        return made[name]
 
-    return run
-
-
-def check_chain(stage1, stage2, freekd_channels):
-    prompts, prompt_dir = stage1
-    distilled, _ = stage2
-    tokens = prompts["state_dict"]["prompts.0.tokens"]
-    assert tokens.shape[-1] == freekd_channels
-    assert (prompt_dir / "prompts.pth").exists()
-    used = distilled["state_dict"]["distiller.loss_freekd.loss.prompts.0.tokens"]
-    written = read_checkpoint(prompt_dir / "prompts.pth")["state_dict"]["prompts.0.tokens"]
-    torch.testing.assert_close(used, written)
-    assert distilled["optimizer"]["state"], "the optimizer took no step"
-    scalars = distilled["message_hub"]["log_scalars"]
-    for term in [key for key in scalars if key.startswith("train/distill.")]:
-        value = scalars[term].current()
-        assert np.isfinite(value)
-        assert value > 0
+    return step
 
 
-def test_the_coco_chain_builds_offline_and_takes_a_step(one_step):
-    data = ROOT / "tests/data/coco_tiny"
-    stage1 = one_step(PROMPTS_COCO, data, DETECTION_PIPELINE, "")
-    term = f"loss_freekd=dict(prompts={str(stage1[1] / 'prompts.pth')!r})"
-    model = f"student=dict(backbone=dict(init_cfg=None)), terms=dict({term})"
-    stage2 = one_step(FREEKD_COCO, data, DETECTION_PIPELINE, model)
-    check_chain(stage1, stage2, 256)
-    assert "train/distill.loss_mse" in stage2[0]["message_hub"]["log_scalars"]
-
-
-def test_the_cityscapes_chain_builds_offline_and_takes_a_step(one_step, cityscapes):
-    stage1 = one_step(PROMPTS_CITY, cityscapes, SEGMENTATION_PIPELINE, "")
-    size = "data_preprocessor=dict(size=(64, 128)), pretrained=None"
-    model = f"student=dict({size}), terms=dict(loss_freekd=dict(prompts={str(stage1[1] / 'prompts.pth')!r}))"
-    stage2 = one_step(FREEKD_CITY, cityscapes, SEGMENTATION_PIPELINE, model)
-    check_chain(stage1, stage2, 512)
+@pytest.mark.parametrize("name", sorted(FULL))
+def test_a_full_size_config_takes_an_optimizer_step_without_a_network(chain, name):
+    done = chain(name)
+    assert np.isfinite(done["loss"])
+    assert done["loss"] > 0
+    assert done["without"] == []
+    assert done["moved"]
+    if name.endswith("distill"):
+        assert "distill.loss_freekd" in done["outputs"]
+        assert any(part.startswith("distiller.loss_freekd.align") for part in done["moved"])
+        assert any(part.startswith("backbone.") for part in done["moved"])
+    if name.endswith("prompts"):
+        assert {part.split(".")[0] for part in done["moved"]} == {"prompts"}

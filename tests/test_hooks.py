@@ -1,9 +1,11 @@
-"""What the hooks leave behind, and what they refuse."""
+"""Hooks: pictures of masks, prompt files, statistics, guards, progress."""
 
+import io
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from torch import nn
 
 from freqkd.checkpoints import CheckpointError, read_checkpoint
@@ -11,68 +13,145 @@ from freqkd.hooks.guards import ResumeGuard
 from freqkd.hooks.masks import MaskHook
 from freqkd.hooks.memory_format import ChannelsLastHook
 from freqkd.hooks.progress import SECONDS, ProgressHook
+from freqkd.hooks.prompts import PromptFileHook
 
 
-def test_the_prompt_stage_leaves_its_file_and_its_statistics(trained):
-    run = trained("segmentation")
-    state = read_checkpoint(run.prompts)["state_dict"]
-    assert sorted({key.split(".")[0] for key in state}) == ["prompts", "teacher_hash"]
-    assert state["prompts.0.tokens"].shape == (10, 2, 64)
-    assert run.prompts.stat().st_size < 300e3
+@pytest.fixture(scope="module")
+def stages(tool, tiny_config, trained, tmp_path_factory):
+    """Both stages of the segmentation chain with pictures and statistics, and their message hubs."""
+    folder = tmp_path_factory.mktemp("hooks")
+    hooks = "[dict(type='freqkd.MaskHook', interval=2, level=1){0}]"
+    more = "custom_hooks = " + hooks.format(
+        ", dict(type='freqkd.PromptStatisticsHook'), dict(type='freqkd.PromptFileHook', name='mine.pth')"
+    )
+    first = tiny_config(folder / "first.py", "segmentation", "prompts", more, iterations=3)
+    assert tool("train", first, "--work-dir", folder / "first") == 0
+    more = f"model = dict(terms=dict(loss_freekd=dict(prompts={str(folder / 'first' / 'mine.pth')!r})))\ncustom_hooks = {hooks.format('')}"
+    second = tiny_config(folder / "second.py", "segmentation", "distill", more, iterations=2)
+    assert tool("train", second, "--work-dir", folder / "second") == 0
+    return folder
 
 
-def guard(state, resumed):
-    model = nn.Module()
-    model.state_dict = lambda: {"backbone.weight": 0, "distiller.loss_x.align.layers.0.weight": 0}
-    ResumeGuard().after_load_checkpoint(SimpleNamespace(_resume=resumed, model=model), dict(state_dict=state))
+def test_masks_are_pictured_in_both_stages(stages):
+    import cv2
+
+    for stage, name in (("first", "prompts"), ("second", "loss_freekd")):
+        found = [path for path in (stages / stage).rglob("*.png") if "masks" in str(path)]
+        assert [path.name for path in found] == [f"masks_{name}_level1_2.png"]
+        picture = cv2.imread(str(found[0]))
+        assert picture.shape[2] == 3
+        assert picture.std() > 5
 
 
-def test_the_guard_refuses_to_resume_without_aligns_only():
-    whole = {"backbone.weight": 0, "distiller.loss_x.align.layers.0.weight": 0}
-    guard(whole, resumed=True)
-    guard({"backbone.weight": 0}, resumed=False)
-    with pytest.raises(CheckpointError, match=r"distiller\.loss_x\.align\.layers\.0\.weight"):
-        guard({"backbone.weight": 0}, resumed=True)
+def test_masks_need_a_positive_interval():
+    with pytest.raises(ValueError, match="interval must be at least 1 iteration, got 0"):
+        MaskHook(interval=0)
 
 
-def test_channels_last_changes_the_order_in_memory_and_nothing_else():
-    model = nn.Conv2d(4, 8, 3)
+def test_the_prompt_file_holds_what_was_trained_and_names_the_teacher(stages, trained):
+    written = read_checkpoint(stages / "first" / "mine.pth")
+    last = read_checkpoint(stages / "first" / "iter_3.pth")["state_dict"]
+    assert set(written["state_dict"]) == set(last)
+    assert all(torch.equal(written["state_dict"][key], value) for key, value in last.items())
+    other = read_checkpoint(trained("segmentation").prompts)["state_dict"]["teacher_hash"]
+    assert torch.equal(written["state_dict"]["teacher_hash"], other)
+    assert written["meta"] == dict(teacher="data/teachers/road-scenes_semantic-fpn-r18w48.pth", tap="neck")
+    assert (stages / "first" / "mine.pth").stat().st_size < 300_000
+
+
+def test_the_prompt_file_is_written_by_one_process(monkeypatch, tmp_path):
+    monkeypatch.setattr("mmengine.dist.utils.get_rank", lambda group=None: 1)
+    PromptFileHook().after_train(SimpleNamespace(work_dir=str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_statistics_are_taken_before_and_after(stages):
+    info = read_checkpoint(stages / "first" / "iter_3.pth")["message_hub"]["runtime_info"]
+    before = info["prompt_statistics_before"]
+    assert set(before) == {"overlap", "deviation", "mean_deviation"}
+    assert 0.9 < before["overlap"] <= 1
+    assert before["mean_deviation"] < 1e-3
+    log = next((stages / "first").rglob("*.log")).read_text()
+    line = next(line for line in log.splitlines() if "Masks after the prompt stage" in line)
+    after = float(line.split("overlap ")[1].split(",")[0])
+    assert after < before["overlap"]
+
+
+class Prompted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.distiller = nn.Linear(1, 1), nn.Linear(1, 1)
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_the_guard_stops_a_resumption_without_our_tensors_and_nothing_else(resumes):
+    runner = SimpleNamespace(_resume=resumes, model=Prompted())
+    state = runner.model.state_dict()
+    ResumeGuard().after_load_checkpoint(runner, dict(state_dict=state))
+    plain = dict(state_dict={key: value for key, value in state.items() if key.startswith("backbone")})
+    if not resumes:
+        ResumeGuard().after_load_checkpoint(runner, plain)
+        return
+    with pytest.raises(CheckpointError, match=r"lacks 2 tensors of this training, first \['distiller.bias'"):
+        ResumeGuard().after_load_checkpoint(runner, plain)
+
+
+def test_the_guard_is_on_in_every_run_of_ours(stages):
+    log = next((stages / "second").rglob("*.log")).read_text()
+    assert "ResumeGuard" in log
+
+
+@pytest.fixture
+def clock(monkeypatch, fresh):
+    """A clock that tests set, and a run of ten steps."""
+    time = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("freqkd.hooks.progress.time.monotonic", lambda: time.now)
+    return time, SimpleNamespace(message_hub=MessageHub.get_instance("progress"), iter=0, max_iters=10)
+
+
+def step(hook, clock, seconds):
+    time, runner = clock
+    time.now += seconds
+    hook.after_train_iter(runner, 0)
+    runner.iter += 1
+
+
+def test_progress_tells_steps_speed_and_time_left_now_and_then(clock):
+    hook = ProgressHook("student", every=5.0)
+    hook.out = io.StringIO()
+    hook.before_train(clock[1])
+    for _ in range(10):
+        step(hook, clock, 2.0)
+    assert hook.out.getvalue().splitlines() == [
+        "    student: step 3 of 10, 2.00 s each, 14 s left",
+        "    student: step 6 of 10, 2.00 s each, 8 s left",
+        "    student: step 9 of 10, 2.00 s each, 2 s left",
+        "    student: step 10 of 10, 2.00 s each, 20 s",
+    ]
+
+
+def test_progress_counts_training_without_validation_and_across_an_interruption(clock):
+    time, runner = clock
+    hook = ProgressHook(every=1000.0)
+    hook.before_train(runner)
+    step(hook, clock, 3.0)
+    hook.before_val(runner)
+    time.now += 50.0
+    hook.after_val(runner)
+    step(hook, clock, 3.0)
+    assert runner.message_hub.runtime_info[SECONDS] == 6.0
+    time.now += 1000.0
+    resumed = ProgressHook(every=0.0)
+    resumed.out = io.StringIO()
+    resumed.before_train(runner)
+    step(resumed, clock, 4.0)
+    assert runner.message_hub.runtime_info[SECONDS] == 10.0
+    assert resumed.out.getvalue() == "    training: step 3 of 10, 4.00 s each, 28 s left\n"
+
+
+def test_channels_last_changes_the_order_in_memory_and_no_value():
+    model = nn.Conv2d(3, 4, 3)
     before = model.weight.detach().clone()
     ChannelsLastHook().before_train(SimpleNamespace(model=model))
     assert model.weight.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(model.weight.detach(), before)
-
-
-def test_progress_counts_seconds_on_from_an_earlier_run(capsys, monkeypatch):
-    hub = SimpleNamespace(runtime_info={SECONDS: 100.0})
-    hub.update_info = lambda key, value: hub.runtime_info.update({key: value})
-    runner = SimpleNamespace(message_hub=hub, iter=0, max_iters=2)
-    now = [0.0]
-    monkeypatch.setattr("freqkd.hooks.progress.time.monotonic", lambda: now[0])
-    hook = ProgressHook("stage", every=1000)
-    hook.out = None
-    hook.before_train(runner)
-    now[0] = 3.0
-    hook.after_train_iter(runner, 0)
-    hook.before_val(runner)
-    now[0] = 50.0  # validation is not counted
-    hook.after_val(runner)
-    runner.iter = 1
-    now[0] = 54.0
-    hook.after_train_iter(runner, 1)
-    assert hub.runtime_info[SECONDS] == 107.0
-    assert "step 2 of 2, 3.50 s each, 107 s" in capsys.readouterr().out
-
-
-def test_the_mask_hook_sends_pictures_at_its_interval(monkeypatch):
-    sent = []
-    monkeypatch.setattr("freqkd.hooks.masks.mask_pictures", lambda *_: {"loss_freekd/level0": "picture"})
-    model = nn.Module()
-    model.data_preprocessor = lambda batch, training: dict(inputs=torch.zeros(2, 3, 4, 4), data_samples=[None, None])
-    visualizer = SimpleNamespace(add_image=lambda name, picture, step: sent.append((name, picture, step)))
-    for step in range(4):
-        runner = SimpleNamespace(model=model, visualizer=visualizer, iter=step)
-        MaskHook(interval=2).after_train_iter(runner, step, data_batch={})
-    assert sent == [("masks/loss_freekd/level0", "picture", 2), ("masks/loss_freekd/level0", "picture", 4)]
-    with pytest.raises(ValueError, match="interval must be at least 1"):
-        MaskHook(interval=0)
+    assert torch.equal(model.weight, before)

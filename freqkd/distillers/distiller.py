@@ -66,7 +66,9 @@ class Distiller(BaseModel):
         monitor: int = 0,
         data_preprocessor: Any = None,
     ) -> None:
-        network = student if isinstance(student, nn.Module) else ROOT_MODELS.build(ConfigDict(copy.deepcopy(dict(student))))
+        network = (
+            student if isinstance(student, nn.Module) else ROOT_MODELS.build(ConfigDict(copy.deepcopy(dict(student))))
+        )
         if is_distributed() and not torch.cuda.is_available():
             # SyncBN runs on accelerators only, and the Runner reverts it only for a single process.
             network = revert_sync_batchnorm(network)

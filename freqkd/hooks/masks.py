@@ -38,4 +38,5 @@ class MaskHook(Hook):
         for name, picture in mask_pictures(
             model, data["inputs"][:1], data.get("data_samples", [])[:1], self.level
         ).items():
-            runner.visualizer.add_image(f"masks/{name}", picture, step=runner.iter + 1)
+            # No folder in the name: MMEngine's backend for files makes none and loses the picture without a word.
+            runner.visualizer.add_image(f"masks_{name.replace('/', '_')}", picture, step=runner.iter + 1)

@@ -54,7 +54,9 @@ def _samples(task: str, sizes: tuple[tuple[int, int], ...]) -> list[Any]:
 
         found = []
         for height, width in sizes:
-            sample = DetDataSample(metainfo=dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1, 1)))
+            sample = DetDataSample(
+                metainfo=dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1, 1))
+            )
             boxes = torch.tensor([[4.0, 6.0, 30.0, 40.0], [10.0, 10.0, 26.0, 24.0]])
             sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2]))
             sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.zeros(0, dtype=torch.long))

@@ -12,7 +12,9 @@ from torch import nn
 from freqkd.checkpoints import CheckpointError
 
 TASKS = ("detection", "segmentation")
-MSE = dict(loss=dict(type="freqkd.MSELoss"), align=dict(type="freqkd.ConvAlign", student_channels=8, teacher_channels=16))
+MSE = dict(
+    loss=dict(type="freqkd.MSELoss"), align=dict(type="freqkd.ConvAlign", student_channels=8, teacher_channels=16)
+)
 
 
 class Wrapped(nn.Module):
@@ -144,8 +146,10 @@ def test_outside_the_loss_it_answers_as_the_student_without_a_teacher(distill, s
     model = distill(task).eval()
     data = model.data_preprocessor(small.raw(task), False)
     ours, plain = model(data["inputs"]), model.student(data["inputs"])
-    flat = [torch.cat([x.flatten() for level in out for x in (level if isinstance(level, (list, tuple)) else [level])])
-            for out in (ours, plain)]
+    flat = [
+        torch.cat([x.flatten() for level in out for x in (level if isinstance(level, (list, tuple)) else [level])])
+        for out in (ours, plain)
+    ]
     assert torch.equal(*flat)
     found = model.predict(data["inputs"], data["data_samples"])
     assert found[0].keys() == model.student.predict(data["inputs"], data["data_samples"])[0].keys()
@@ -182,7 +186,9 @@ def test_every_trained_parameter_gets_a_gradient_and_the_teacher_none(distill, s
 
 
 def test_a_share_weight_gives_the_term_that_share_of_the_gradient_at_the_tap(distill, small, freekd_term):
-    model = distill("detection", terms=dict(loss_freekd=freekd_term("detection", weight=dict(share=0.25, iters=1)))).train()
+    model = distill(
+        "detection", terms=dict(loss_freekd=freekd_term("detection", weight=dict(share=0.25, iters=1)))
+    ).train()
     maps = []
     model.student.neck.register_forward_hook(lambda module, inputs, output: maps.extend(output))
     losses = loss_of(model, small.raw("detection"))
@@ -196,7 +202,9 @@ def test_a_share_weight_gives_the_term_that_share_of_the_gradient_at_the_tap(dis
 
 def test_the_monitor_logs_share_weight_and_norms(distill, small, freekd_term):
     hub = MessageHub.get_instance("monitored")
-    model = distill("detection", terms=dict(loss_freekd=freekd_term("detection", weight=dict(share=0.5, iters=9))), monitor=2)
+    model = distill(
+        "detection", terms=dict(loss_freekd=freekd_term("detection", weight=dict(share=0.5, iters=9))), monitor=2
+    )
     for _ in range(3):
         loss_of(model.train(), small.raw("detection"))
     shares = hub.get_scalar("train/share/loss_freekd").data[0]
@@ -209,7 +217,9 @@ def test_the_monitor_logs_share_weight_and_norms(distill, small, freekd_term):
 def test_a_schedule_scales_the_term_and_keeps_its_parameters_in_the_graph(distill, small, freekd_term):
     hub = MessageHub.get_instance("scheduled")
     hub.update_info_dict(dict(epoch=0, max_epochs=4))
-    model = distill("detection", terms=dict(loss_freekd=freekd_term("detection", schedule=dict(warmup=2, end=3)))).train()
+    model = distill(
+        "detection", terms=dict(loss_freekd=freekd_term("detection", schedule=dict(warmup=2, end=3)))
+    ).train()
     values = []
     for epoch in range(4):
         hub.update_info("epoch", epoch)
@@ -267,7 +277,12 @@ def test_a_rehearsal_leaves_no_trace(distill, recwarn):
 
 def test_it_inherits_modules_of_the_teacher_after_its_own_initialisation(distill, small):
     student = small.config("detection", 8)
-    model = distill("detection", terms=dict(loss_mse=dict(loss=dict(type="freqkd.MSELoss"))), student=student, inherit=("bbox_head",))
+    model = distill(
+        "detection",
+        terms=dict(loss_mse=dict(loss=dict(type="freqkd.MSELoss"))),
+        student=student,
+        inherit=("bbox_head",),
+    )
     model.init_weights()
     taught = model.teacher.model
     for key, value in taught.bbox_head.state_dict().items():

@@ -53,10 +53,17 @@ def test_a_preprocessor_that_normalises_nothing_is_understood(small):
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [(dict(), False), (dict(bgr_to_rgb=False), True), (dict(mean=[0.0, 0.0, 0.0]), True), (dict(std=[1.0, 1.0, 1.0]), True)],
+    [
+        (dict(), False),
+        (dict(bgr_to_rgb=False), True),
+        (dict(mean=[0.0, 0.0, 0.0]), True),
+        (dict(std=[1.0, 1.0, 1.0]), True),
+    ],
 )
 def test_differ_tells_whether_images_must_be_made_anew(change, expected):
-    assert differ(preprocessor("detection", **IMAGENET), preprocessor("detection", **{**IMAGENET, **change})) is expected
+    assert (
+        differ(preprocessor("detection", **IMAGENET), preprocessor("detection", **{**IMAGENET, **change})) is expected
+    )
 
 
 def test_describe_words_it():
@@ -71,4 +78,6 @@ def test_pictures_get_their_red_first(small, options):
     module = preprocessor("detection", **options)
     inputs = module(copy.deepcopy(raw), False)["inputs"] + 1e-4
     blue_first = torch.stack(raw["inputs"])
-    assert (torch.from_numpy(to_rgb(inputs, module)).int() - blue_first.flip(1).permute(0, 2, 3, 1).int()).abs().max() <= 1
+    assert (
+        torch.from_numpy(to_rgb(inputs, module)).int() - blue_first.flip(1).permute(0, 2, 3, 1).int()
+    ).abs().max() <= 1

@@ -25,7 +25,9 @@ class NoteRun(Hook):
 
 
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
-def test_alone_and_distilled_start_from_equal_tensors_and_see_the_same_images(tool, tiny_config, trained, tmp_path, task):
+def test_alone_and_distilled_start_from_equal_tensors_and_see_the_same_images(
+    tool, tiny_config, trained, tmp_path, task
+):
     SEEN.clear()
     prompts = f"model = dict(terms=dict(loss_freekd=dict(prompts={str(trained(task).prompts)!r})))"
     note = "custom_hooks = [dict(type='mmengine.NoteRun')]"

@@ -133,7 +133,9 @@ def test_it_is_built_when_first_needed(distill, small):
         model.prepare()
 
 
-@pytest.mark.parametrize(("task", "path"), [("detection", "bbox_head.retina_cls"), ("segmentation", "decode_head.conv_seg")])
+@pytest.mark.parametrize(
+    ("task", "path"), [("detection", "bbox_head.retina_cls"), ("segmentation", "decode_head.conv_seg")]
+)
 def test_use_in_training_leaves_it_as_it_was_loaded(distill, small, freekd_term, task, path):
     mse = dict(loss=dict(type="freqkd.MSELoss"), student=path)
     model = distill(task, terms=dict(loss_freekd=freekd_term(task), loss_mse=mse)).train()
@@ -146,7 +148,9 @@ def test_use_in_training_leaves_it_as_it_was_loaded(distill, small, freekd_term,
     state = model.teacher.model.state_dict()
     assert all(torch.equal(state[key], value) for key, value in loaded.items())
     assert not [name for name, parameter in model.teacher.model.named_parameters() if parameter.requires_grad]
-    assert not [name for name, part in model.teacher.model.named_modules() if isinstance(part, nn.BatchNorm2d) and part.training]
+    assert not [
+        name for name, part in model.teacher.model.named_modules() if isinstance(part, nn.BatchNorm2d) and part.training
+    ]
 
 
 def test_its_heads_answer_as_in_training_with_dropout_off(teacher):

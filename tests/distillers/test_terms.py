@@ -93,7 +93,10 @@ def test_preparing_loads_the_prompts_and_leaves_them_frozen(prompt_file, held):
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (dict(stamp="cd" * 32), r"made for another teacher \(weights cdcdcdcdcdcd, this teacher abababababab, teacher.pth\)"),
+        (
+            dict(stamp="cd" * 32),
+            r"made for another teacher \(weights cdcdcdcdcdcd, this teacher abababababab, teacher.pth\)",
+        ),
         (dict(stamp=None), "is no prompt checkpoint: it names no teacher"),
         (dict(stamp="ab" * 32, num_prompts=3), r"has 3 prompts per band \(num_prompts\), not 2"),
         (dict(stamp="ab" * 32, channels=8), "has 8 channels, not 4"),
