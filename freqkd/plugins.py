@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from freqkd.adapters.dense import DenseLogits
+from freqkd.adapters.segmentation import SegLogits
 from freqkd.align import ConvAlign, IdentityAlign, ResizeAlign
 from freqkd.distillers.distiller import Distiller
 from freqkd.distillers.prompt_tuner import PromptTuner
@@ -25,9 +27,10 @@ from freqkd.losses import (
 )
 from freqkd.registry import HOOKS, MODELS
 
+ADAPTERS = (SegLogits, DenseLogits)
 MODEL_PARTS = (Distiller, PromptTuner, DistillTerm, ConvAlign, IdentityAlign, ResizeAlign)
 LOSSES = (FreeKDLoss, MSELoss, L2Loss, PKDLoss, CWDLoss, LogitLoss, LDLoss, BCKDLoss, CrossKDLoss, MLKDLoss)
-for part in (*MODEL_PARTS, *LOSSES):
+for part in (*MODEL_PARTS, *ADAPTERS, *LOSSES):
     MODELS.register_module(module=part)
 for hook in (ChannelsLastHook, MaskHook, ProgressHook, PromptFileHook, PromptStatisticsHook, ResumeGuard):
     HOOKS.register_module(module=hook)

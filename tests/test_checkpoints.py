@@ -122,7 +122,7 @@ def test_a_truncated_file_is_called_so(tmp_path, length):
 
 def test_a_file_of_another_kind_is_no_checkpoint(tmp_path):
     (tmp_path / "note.pth").write_text("a note")
-    with pytest.raises(CheckpointError, match="note.pth is (truncated or no checkpoint|damaged)"):
+    with pytest.raises(CheckpointError, match=r"note.pth is (truncated or no checkpoint|damaged)"):
         read_checkpoint(tmp_path / "note.pth")
 
 
@@ -134,7 +134,7 @@ def test_a_missing_file_and_a_folder_are_not_found(tmp_path):
 
 def test_what_is_no_dict_is_refused(tmp_path):
     torch.save([torch.ones(1)], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="list.pth must hold a dict of weights, got list"):
+    with pytest.raises(CheckpointError, match=r"list.pth must hold a dict of weights, got list"):
         read_checkpoint(tmp_path / "list.pth")
 
 

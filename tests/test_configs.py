@@ -176,7 +176,7 @@ def chain(tool, data, tmp_path_factory):
                 student=student, terms=dict(loss_freekd=dict(prompts=str(folder / f"{family}_prompts" / "prompts.pth")))
             )
         base = CONFIGS.get(FULL[name], FULL[name])
-        hooks = list(read_config(base).get("custom_hooks", [])) + [dict(type="mmengine.NoteStep")]
+        hooks = [*read_config(base).get("custom_hooks", []), dict(type="mmengine.NoteStep")]
         length = "max_epochs" if read_config(base).train_cfg.get("max_epochs") else "max_iters"
         pipeline = COCO if family == "retinanet" else CITYSCAPES
         text = STEP.format(base=str(base), data=data[family], pipeline=pipeline, length=length, model=model)

@@ -26,7 +26,8 @@ def stages(tool, tiny_config, trained, tmp_path_factory):
     )
     first = tiny_config(folder / "first.py", "segmentation", "prompts", more, iterations=3)
     assert tool("train", first, "--work-dir", folder / "first") == 0
-    more = f"model = dict(terms=dict(loss_freekd=dict(prompts={str(folder / 'first' / 'mine.pth')!r})))\ncustom_hooks = {hooks.format('')}"
+    prompts = str(folder / "first" / "mine.pth")
+    more = f"model = dict(terms=dict(loss_freekd=dict(prompts={prompts!r})))\ncustom_hooks = {hooks.format('')}"
     second = tiny_config(folder / "second.py", "segmentation", "distill", more, iterations=2)
     assert tool("train", second, "--work-dir", folder / "second") == 0
     return folder

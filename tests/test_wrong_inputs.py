@@ -277,7 +277,8 @@ def test_the_test_tool_needs_a_checkpoint(tool, trained, tmp_path, capsys):
 
 def test_preprocessors_that_differ_are_handled_and_said(tool, tiny_config, prompts, tmp_path, capfd):
     more = (
-        f"model = dict(student=dict(data_preprocessor=dict(mean=[0.0, 0.0, 0.0], std=[255.0, 255.0, 255.0], bgr_to_rgb=False)), "
+        "model = dict(student=dict(data_preprocessor=dict("
+        "mean=[0.0, 0.0, 0.0], std=[255.0, 255.0, 255.0], bgr_to_rgb=False)), "
         f"terms=dict(loss_freekd=dict(prompts={str(prompts)!r})))"
     )
     config = tiny_config(tmp_path / "config.py", "detection", "distill", more, iterations=1)

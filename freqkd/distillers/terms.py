@@ -146,6 +146,8 @@ class DistillTerm(nn.Module):
             if batch is None:
                 raise ValueError("a term with an adapter needs the batch")
             student, teacher, options = self.adapter(student, teacher, batch)
+            if not getattr(self.loss, "needs_target", True):
+                options.pop("target", None)  # labels that a loss does not read may hold values it would refuse
         if self.align is not None:
             student, teacher = self.align(student, teacher)
         return self.loss(student, teacher, **options)

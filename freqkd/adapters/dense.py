@@ -1,0 +1,86 @@
+"""Class maps of one-stage detectors, anchors per position unfolded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from torch import Tensor
+
+from freqkd.checks import check_at_least, check_choice
+from freqkd.distillers.batch import Batch
+
+NORMALIZER_CHOICES = ("samples", "boxes")
+
+
+def unfold_anchors(logits: Tensor, num_classes: int) -> Tensor:
+    """Split the channels of a class map into anchors and classes: (N, A * C, H, W) -> (N, C, A, H, W).
+
+    mmdet's heads number their channels anchor by anchor, classes within an anchor.
+
+    Raises:
+        ValueError: the channels are no multiple of `num_classes`.
+
+    >>> unfold_anchors(torch.arange(6.0).reshape(1, 6, 1, 1), num_classes=2)[0, :, :, 0, 0]
+    tensor([[0., 2., 4.],
+            [1., 3., 5.]])
+    """
+    channels = logits.shape[1]
+    if channels % num_classes:
+        raise ValueError(
+            f"the channels of a class map must be a multiple of num_classes={num_classes}, got {channels}; "
+            "tap the class predictor, e.g. 'bbox_head.retina_cls'"
+        )
+    return logits.unflatten(1, (channels // num_classes, num_classes)).transpose(1, 2)
+
+
+class DenseLogits:
+    """Hand the class maps of all levels to a logit loss, every anchor of every position a sample.
+
+    For heads with sigmoid class maps: RetinaNet (`bbox_head.retina_cls`), FCOS (`bbox_head.conv_cls`), ATSS
+    (`bbox_head.atss_cls`), GFL (`bbox_head.gfl_cls`). Student and teacher need the same anchors per position.
+
+    Args:
+        num_classes: C.
+        normalizer: "samples": a mean over all anchors; "boxes": a sum over the anchors, divided by the number of
+            ground-truth boxes, averaged over processes. The papers divide by the number of positive anchors, which only
+            the head's own assigner knows and which is proportional to it to first order; with a share as the term's
+            weight neither matters.
+
+    Raises:
+        ValueError: an argument out of range; on use, channels that are no multiple of `num_classes`.
+
+    Config::
+
+        loss_kd=dict(
+            type='freqkd.DistillTerm', student='bbox_head.retina_cls', weight=dict(share=0.5),
+            adapter=dict(type='freqkd.DenseLogits', num_classes=80),
+            loss=dict(type='freqkd.LogitLoss', divergence='quality_focal', activation='sigmoid'))
+    """
+
+    student_taps: tuple[str, ...] = ()
+    teacher_taps: tuple[str, ...] = ()
+    asks_teacher = False
+
+    def __init__(self, num_classes: int, normalizer: str = "samples") -> None:
+        check_at_least("num_classes", num_classes, 1)
+        check_choice("normalizer", normalizer, NORMALIZER_CHOICES)
+        self.num_classes, self.normalizer = num_classes, normalizer
+
+    def __call__(
+        self, student: list[Tensor], teacher: list[Tensor], batch: Batch
+    ) -> tuple[list[Tensor], list[Tensor], dict[str, Any]]:
+        """Return the levels' logits (N, C, A, H, W) of both networks."""
+        ours = [unfold_anchors(level, self.num_classes) for level in student]
+        theirs = [unfold_anchors(level, self.num_classes) for level in teacher]
+        return ours, theirs, dict(avg_factor=count_boxes(batch)) if self.normalizer == "boxes" else {}
+
+
+def count_boxes(batch: Batch) -> Tensor:
+    """Return the number of ground-truth boxes of a batch, averaged over processes."""
+    boxes = sum(len(sample.gt_instances) for sample in batch.data_samples)
+    count = torch.tensor(float(boxes), device=batch.inputs.device)
+    if get_world_size() > 1:
+        all_reduce(count, op="mean")
+    return count
