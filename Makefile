@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?=
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint teachers
+.PHONY: help setup demo test configs lint teachers
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,9 @@ demo: setup  ## distil a detector and a segmenter on the shipped samples, and co
 
 test: setup  ## prove it: values, gradients, checkpoints, configs (10 minutes at most on 2 cores)
 	@$(VENV)/python -m pytest
+
+configs: setup  ## train every sample config for 20 steps and check that all terms are finite and pull (5 minutes)
+	@FREQKD_CONFIG_STEPS=20 $(VENV)/python -m pytest tests/adapters/test_sample_configs.py
 
 lint: setup  ## ruff, mypy (strict on the mathematics), import rules
 	@$(VENV)/ruff check .
