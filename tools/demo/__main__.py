@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -29,23 +30,24 @@ from freqkd.hooks.progress import SECONDS
 from freqkd.preflight import check_work_dir
 
 
-def fingerprint(task: Task, stage: str) -> str:
-    """What a stage's result depends on: its config and the teacher's weights."""
+def fingerprint(task: Task, stage: str, seed: int) -> str:
+    """What a stage's result depends on: its config, the seed and the teacher's weights."""
     config = task.config(stage)
     teacher = Path(task.config("distilled").model.teacher.checkpoint)
     if not teacher.exists():
         raise DemoError(f"the shipped teacher {teacher} is missing: restore it with git, or train it: make teachers")
-    digest = hashlib.sha256(config.pretty_text.encode() + teacher.read_bytes())
+    digest = hashlib.sha256(f"seed {seed}\n{config.pretty_text}".encode() + teacher.read_bytes())
     if stage == "distilled":
         digest.update(task.config("prompts").pretty_text.encode())
     return digest.hexdigest()
 
 
-def stage_config(task: Task, stage: str, folder: Path) -> Config:
+def stage_config(task: Task, stage: str, folder: Path, seed: int) -> Config:
     """The stage's shipped config, writing to the demo's folder and resuming what is there."""
     config = task.config(stage)
     config.work_dir = str(folder / stage)
     config.resume, config.load_from = True, None
+    config.randomness.seed = seed
     config.experiment_name = f"demo_{stage}_{time.time_ns()}"
     hooks = [*(config.get("custom_hooks") or []), dict(type="freqkd.ProgressHook", label=stage)]
     if stage == "prompts":
@@ -58,9 +60,9 @@ def stage_config(task: Task, stage: str, folder: Path) -> Config:
     return config
 
 
-def run_stage(task: Task, stage: str, folder: Path) -> dict[str, Any]:
+def run_stage(task: Task, stage: str, folder: Path, seed: int) -> dict[str, Any]:
     """Train or evaluate one stage, its own chatter in a file, and return what was measured."""
-    config = stage_config(task, stage, folder)
+    config = stage_config(task, stage, folder, seed)
     (folder / stage).mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     with (
@@ -123,12 +125,12 @@ def describe_terms(config: Config, model: Any, hub: MessageHub) -> dict[str, Any
     return terms
 
 
-def run_task(name: str, root: Path) -> dict[str, Any]:
+def run_task(name: str, root: Path, seed: int) -> dict[str, Any]:
     """Run the stages of one task that are not done yet."""
     task, folder = TASKS[name], root / name
     results: dict[str, Any] = {}
     for stage in STAGES:
-        mark, done = fingerprint(task, stage), folder / f"{stage}.json"
+        mark, done = fingerprint(task, stage, seed), folder / f"{stage}.json"
         saved = json.loads(done.read_text()) if done.exists() else {}
         if saved.get("fingerprint") == mark:
             say(f"  {name}, {stage}: done before")
@@ -139,7 +141,7 @@ def run_task(name: str, root: Path) -> dict[str, Any]:
             (folder / stage).mkdir(parents=True, exist_ok=True)
             started.write_text(mark)
             say(f"  {name}, {stage}")
-            saved = dict(run_stage(task, stage, folder), fingerprint=mark)
+            saved = dict(run_stage(task, stage, folder, seed), fingerprint=mark)
             write_json(saved, done)
         results[stage] = {key: value for key, value in saved.items() if key != "fingerprint"}
     return results
@@ -148,6 +150,9 @@ def run_task(name: str, root: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-dir", default="work_dirs/demo", help="folder of everything the demo writes")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="first weights and order of images; name another --work-dir too"
+    )
     options = parser.parse_args(arguments)
     root = Path(options.work_dir)
     check_work_dir(Config(dict(work_dir=str(root))))
@@ -155,9 +160,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start = time.monotonic()
     summary: dict[str, Any] = {}
     for name in TASKS:
-        summary[name] = run_task(name, root)
-        draw_masks(TASKS[name], summary[name], root / name)
-        draw_predictions(name, TASKS[name], summary[name], root)
+        summary[name] = run_task(name, root, options.seed)
+        with contextlib.redirect_stdout(io.StringIO()):  # the data sets' own chatter
+            draw_masks(TASKS[name], summary[name], root / name)
+            draw_predictions(name, TASKS[name], summary[name], root)
     write_json(summary, root / "summary.json")
     print_report(summary, root, time.monotonic() - start)
     for name in TASKS:
