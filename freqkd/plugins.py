@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from freqkd.adapters.cross_head import CrossHead
 from freqkd.adapters.dense import DenseLogits
+from freqkd.adapters.distribution import BCKDTargets, LDTargets
 from freqkd.adapters.segmentation import SegLogits
 from freqkd.align import ConvAlign, IdentityAlign, ResizeAlign
 from freqkd.distillers.distiller import Distiller
@@ -27,7 +29,7 @@ from freqkd.losses import (
 )
 from freqkd.registry import HOOKS, MODELS
 
-ADAPTERS = (SegLogits, DenseLogits)
+ADAPTERS = (SegLogits, DenseLogits, LDTargets, BCKDTargets, CrossHead)
 MODEL_PARTS = (Distiller, PromptTuner, DistillTerm, ConvAlign, IdentityAlign, ResizeAlign)
 LOSSES = (FreeKDLoss, MSELoss, L2Loss, PKDLoss, CWDLoss, LogitLoss, LDLoss, BCKDLoss, CrossKDLoss, MLKDLoss)
 for part in (*MODEL_PARTS, *ADAPTERS, *LOSSES):

@@ -16,17 +16,31 @@ from freqkd.losses import FreeKDLoss
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {path.relative_to(ROOT / "configs").as_posix(): path for path in ROOT.glob("configs/[!_]*/*.py")}
+CELLS = "retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py"
+ROADS = "semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py"
+LOGITS = {
+    "blood_cells": (CELLS, "binary-kd quality-focal-kd"),
+    "road_scenes": (
+        ROADS,
+        "annealing-kd ctkd cwd dist dkd dtkd kd nkd normkd sdd standardized-dkd standardized-kd",
+    ),
+}
 NAMES = {
-    "blood_cells/freekd_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+    *(f"{folder}/{word}_logits_{pair}" for folder, (pair, words) in LOGITS.items() for word in words.split()),
+    f"blood_cells/freekd-quality-focal_neck-logits_{CELLS}",
+    f"blood_cells/freekd_neck_{CELLS}",
     "blood_cells/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
     "blood_cells/retinanet_r18w16_b8-12e_blood-cells.py",
     "blood_cells/retinanet_r18w48_b8-36e_blood-cells.py",
     "pspnet/freekd_bottleneck_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes.py",
     "pspnet/prompts_bottleneck_pspnet-r101_4xb2-2000i_cityscapes.py",
+    "pspnet/cwd_logits_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes.py",
+    "pspnet/dist_logits_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes.py",
     "retinanet/freekd_neck_retinanet-r101_retinanet-r50_8xb2-2x_coco.py",
     "retinanet/prompts_neck_retinanet-r101_8xb2-2000i_coco.py",
     "retinanet/retinanet_r50_8xb2-2x_coco.py",
-    "road_scenes/freekd_neck_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
+    f"road_scenes/freekd-kd_neck-logits_{ROADS}",
+    f"road_scenes/freekd_neck_{ROADS}",
     "road_scenes/prompts_neck_semantic-fpn-r18w48_b8-80i_road-scenes.py",
     "road_scenes/semantic-fpn_r18w16_b8-300i_road-scenes.py",
     "road_scenes/semantic-fpn_r18w48_b8-1200i_road-scenes.py",
@@ -34,7 +48,7 @@ NAMES = {
 CHAINS = {
     stage2: next(one for one in NAMES if one.startswith(stage2.split("/")[0] + "/prompts_"))
     for stage2 in sorted(NAMES)
-    if "/freekd_" in stage2
+    if "/freekd" in stage2
 }
 FULL = {
     "retinanet student": "retinanet/retinanet_r50_8xb2-2x_coco.py",
@@ -43,6 +57,8 @@ FULL = {
     "pspnet student": "mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py",
     "pspnet prompts": "pspnet/prompts_bottleneck_pspnet-r101_4xb2-2000i_cityscapes.py",
     "pspnet distill": "pspnet/freekd_bottleneck_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes.py",
+    "pspnet cwd": "pspnet/cwd_logits_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes.py",
+    "pspnet dist": "pspnet/dist_logits_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes.py",
 }
 STEP = """
 _base_ = [{base!r}]
@@ -100,7 +116,7 @@ def parts(value):
 
 def test_the_shipped_configs_are_these():
     assert set(CONFIGS) == NAMES
-    assert len(CHAINS) == 4
+    assert len(CHAINS) == 6
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
@@ -170,11 +186,11 @@ def chain(tool, data, tmp_path_factory):
             model = dict(teacher=dict(checkpoint=teacher(family)))
             if family == "pspnet":
                 model["teacher"]["cfg_options"] = {"model.data_preprocessor.size": (64, 128)}
+        if kind not in ("student", "prompts"):
+            model["student"] = student
         if kind == "distill":
             step(f"{family} prompts")
-            model.update(
-                student=student, terms=dict(loss_freekd=dict(prompts=str(folder / f"{family}_prompts" / "prompts.pth")))
-            )
+            model["terms"] = dict(loss_freekd=dict(prompts=str(folder / f"{family}_prompts" / "prompts.pth")))
         base = CONFIGS.get(FULL[name], FULL[name])
         hooks = [*read_config(base).get("custom_hooks", []), dict(type="mmengine.NoteStep")]
         length = "max_epochs" if read_config(base).train_cfg.get("max_epochs") else "max_iters"
@@ -196,9 +212,11 @@ def test_a_full_size_config_takes_an_optimizer_step_without_a_network(chain, nam
     assert done["loss"] > 0
     assert done["without"] == []
     assert done["moved"]
-    if name.endswith("distill"):
-        assert "distill.loss_freekd" in done["outputs"]
-        assert any(part.startswith("distiller.loss_freekd.align") for part in done["moved"])
-        assert any(part.startswith("backbone.") for part in done["moved"])
-    if name.endswith("prompts"):
-        assert {part.split(".")[0] for part in done["moved"]} == {"prompts"}
+    roots = {part.split(".")[0] for part in done["moved"]}
+    assert roots == {"prompts"} if name.endswith("prompts") else "backbone" in roots
+    terms = {"retinanet distill": {"freekd", "mse"}, "pspnet distill": {"freekd"}, "pspnet cwd": {"logit"}}
+    terms["pspnet dist"] = {"logit"}
+    assert {key for key in done["outputs"] if "distill" in key} == {
+        f"distill.loss_{key}" for key in terms.get(name, ())
+    }
+    assert ("distiller" in roots) == name.endswith("distill")

@@ -68,13 +68,12 @@ class DenseLogits:
         check_choice("normalizer", normalizer, NORMALIZER_CHOICES)
         self.num_classes, self.normalizer = num_classes, normalizer
 
-    def __call__(
-        self, student: list[Tensor], teacher: list[Tensor], batch: Batch
-    ) -> tuple[list[Tensor], list[Tensor], dict[str, Any]]:
-        """Return the levels' logits (N, C, A, H, W) of both networks."""
+    def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:
+        """Return `student` and `teacher`: the levels' logits (N, C, A, H, W); and `avg_factor` where boxes divide."""
         ours = [unfold_anchors(level, self.num_classes) for level in student]
         theirs = [unfold_anchors(level, self.num_classes) for level in teacher]
-        return ours, theirs, dict(avg_factor=count_boxes(batch)) if self.normalizer == "boxes" else {}
+        found: dict[str, Any] = dict(student=ours, teacher=theirs)
+        return {**found, "avg_factor": count_boxes(batch)} if self.normalizer == "boxes" else found
 
 
 def count_boxes(batch: Batch) -> Tensor:

@@ -46,10 +46,8 @@ class SegLogits:
         check_choice("resize", resize, RESIZE_CHOICES)
         self.resize, self.ignore_index = resize, ignore_index
 
-    def __call__(
-        self, student: list[Tensor], teacher: list[Tensor], batch: Batch
-    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Return student logits, teacher logits (N, C, h, w) and `target` (N, h, w)."""
+    def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:
+        """Return `student` and `teacher` logits (N, C, h, w) and `target` (N, h, w)."""
         if len(student) != 1 or len(teacher) != 1:
             raise ValueError(
                 f"SegLogits takes the one logit map of a head, got {len(student)} student and {len(teacher)} teacher maps; "
@@ -61,7 +59,7 @@ class SegLogits:
             ours = _resize(ours, labels.shape[-2:])
         else:
             labels = F.interpolate(labels[:, None].float(), size=ours.shape[-2:], mode="nearest-exact")[:, 0].long()
-        return ours, _resize(theirs, ours.shape[-2:]), dict(target=labels)
+        return dict(student=ours, teacher=_resize(theirs, ours.shape[-2:]), target=labels)
 
 
 def _resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:

@@ -47,6 +47,6 @@ class Adapter(Protocol):
     teacher_taps: tuple[str, ...]
     asks_teacher: bool
 
-    def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> tuple[Any, Any, dict[str, Any]]:
-        """Return the loss's `student`, `teacher` and keyword arguments."""
+    def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:
+        """Return the loss's arguments by name, e.g. `student`, `teacher` and `target`."""
         ...

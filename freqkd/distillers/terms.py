@@ -141,16 +141,16 @@ class DistillTerm(nn.Module):
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], batch: Batch | None = None) -> Tensor:
         """Return the unweighted loss of one batch; `batch` is what an adapter looks at."""
-        options: dict[str, Any] = {}
-        if self.adapter is not None:
-            if batch is None:
-                raise ValueError("a term with an adapter needs the batch")
-            student, teacher, options = self.adapter(student, teacher, batch)
-            if not getattr(self.loss, "needs_target", True):
-                options.pop("target", None)  # labels that a loss does not read may hold values it would refuse
         if self.align is not None:
             student, teacher = self.align(student, teacher)
-        return self.loss(student, teacher, **options)
+        if self.adapter is None:
+            return self.loss(student, teacher)
+        if batch is None:
+            raise ValueError("batch must be given to a term with an adapter, which looks at its samples, got None")
+        options = self.adapter(student, teacher, batch)
+        if not getattr(self.loss, "needs_target", True):
+            options.pop("target", None)  # labels that a loss does not read may hold values it would refuse
+        return self.loss(**options)
 
 
 def read_prompts(path: str, teacher: Teacher) -> dict[str, Tensor]:

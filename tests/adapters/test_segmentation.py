@@ -31,14 +31,15 @@ def quadrants():
 
 def test_labels_come_down_to_the_logits(quadrants):
     logits = torch.randn(1, 3, 2, 2)
-    _, _, options = SegLogits()([logits], [logits], batch_of(quadrants))
+    options = SegLogits()([logits], [logits], batch_of(quadrants))
     assert options["target"].tolist() == [[[0, 1], [2, 255]]]
 
 
 def test_logits_go_up_to_the_labels(quadrants):
     logits = torch.randn(1, 3, 2, 2)
-    student, teacher, options = SegLogits(resize="logits")([logits], [torch.randn(1, 3, 4, 4)], batch_of(quadrants))
-    assert student.shape == teacher.shape == (1, 3, 8, 8)
+    options = SegLogits(resize="logits")([logits], [torch.randn(1, 3, 4, 4)], batch_of(quadrants))
+    student = options["student"]
+    assert student.shape == options["teacher"].shape == (1, 3, 8, 8)
     torch.testing.assert_close(options["target"], quadrants)
     torch.testing.assert_close(student[..., 0, 0], logits[..., 0, 0])
 

@@ -127,13 +127,13 @@ def test_an_adapter_chooses_what_the_loss_sees():
         student_taps, teacher_taps, asks_teacher = ("backbone",), ("backbone.layer4",), False
 
         def __call__(self, student, teacher, batch):
-            return [x * batch for x in student], teacher, dict()
+            return dict(student_feats=[x * batch for x in student], teacher_feats=teacher)
 
     term = DistillTerm(loss=MSELoss(), adapter=Adapter())
     assert term.student_paths == ("neck", "backbone")
     assert term.teacher_paths == ("neck", "backbone.layer4")
     assert float(term(feats(2, 1.0), feats(2, 3.0), 3.0)) == 0.0
-    with pytest.raises(ValueError, match="needs the batch"):
+    with pytest.raises(ValueError, match="batch must be given"):
         term(feats(2, 1.0), feats(2, 3.0))
 
 
