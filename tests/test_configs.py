@@ -27,7 +27,14 @@ LOGITS = {
 }
 NAMES = {
     *(f"{folder}/{word}_logits_{pair}" for folder, (pair, words) in LOGITS.items() for word in words.split()),
+    *(f"blood_cells/{word}_head_gfl-r18w48_gfl-r18w16_b8-12e_blood-cells.py" for word in ("ld", "bckd", "crosskd")),
+    "blood_cells/gfl_r18w16_b8-12e_blood-cells.py",
+    "blood_cells/gfl_r18w48_b8-36e_blood-cells.py",
+    f"blood_cells/crosskd_head_{CELLS}",
     f"blood_cells/freekd-quality-focal_neck-logits_{CELLS}",
+    "gfl/crosskd_head_gfl-r101_gfl-r50_8xb2-1x_coco.py",
+    "gfl/gfl_r50_8xb2-1x_coco.py",
+    "gfl/ld_head_gfl-r101_gfl-r50_8xb2-1x_coco.py",
     f"blood_cells/freekd_neck_{CELLS}",
     "blood_cells/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
     "blood_cells/retinanet_r18w16_b8-12e_blood-cells.py",
@@ -51,6 +58,9 @@ CHAINS = {
     if "/freekd" in stage2
 }
 FULL = {
+    "gfl student": "gfl/gfl_r50_8xb2-1x_coco.py",
+    "gfl ld": "gfl/ld_head_gfl-r101_gfl-r50_8xb2-1x_coco.py",
+    "gfl crosskd": "gfl/crosskd_head_gfl-r101_gfl-r50_8xb2-1x_coco.py",
     "retinanet student": "retinanet/retinanet_r50_8xb2-2x_coco.py",
     "retinanet prompts": "retinanet/prompts_neck_retinanet-r101_8xb2-2000i_coco.py",
     "retinanet distill": "retinanet/freekd_neck_retinanet-r101_retinanet-r50_8xb2-2x_coco.py",
@@ -60,6 +70,7 @@ FULL = {
     "pspnet cwd": "pspnet/cwd_logits_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes.py",
     "pspnet dist": "pspnet/dist_logits_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes.py",
 }
+STAGE = {"retinanet": "prompts", "pspnet": "prompts", "gfl": "ld"}  # whose teacher the family has
 STEP = """
 _base_ = [{base!r}]
 custom_imports = dict(imports=['freqkd.registry'], allow_failed_imports=False)
@@ -122,14 +133,14 @@ def test_the_shipped_configs_are_these():
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_it_parses_and_names_its_own_types_by_scope(name):
     config = read_config(CONFIGS[name])
-    assert config.model.type in ("freqkd.Distiller", "freqkd.PromptTuner", "RetinaNet", "EncoderDecoder")
+    assert config.model.type in ("freqkd.Distiller", "freqkd.PromptTuner", "RetinaNet", "GFL", "EncoderDecoder")
     assert config.default_scope in ("mmdet", "mmseg")
     for part in parts(config.to_dict()):
         assert part.get("_scope_") != "freqkd"
         assert not str(part.get("type", "")).startswith(("FreeKD", "Distill", "Prompt", "ConvAlign"))
     if config.model.type.startswith("freqkd."):
         assert "freqkd.registry" in config.custom_imports.imports
-        assert read_config(config.model.teacher.config).model.type in ("RetinaNet", "EncoderDecoder")
+        assert read_config(config.model.teacher.config).model.type in ("RetinaNet", "GFL", "EncoderDecoder")
 
 
 @pytest.mark.parametrize("stage2", sorted(CHAINS))
@@ -158,7 +169,8 @@ def data(tmp_path_factory):
             path = folder / kind / "train" / f"{name}_{suffix}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), random.integers(0, 256 if len(image) == 3 else 19, image, dtype=np.uint8))
-    return {"retinanet": f"{ROOT}/tests/data/coco_tiny/", "pspnet": f"{folder}/"}
+    coco = f"{ROOT}/tests/data/coco_tiny/"
+    return {"retinanet": coco, "gfl": coco, "pspnet": f"{folder}/"}
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +181,7 @@ def chain(tool, data, tmp_path_factory):
     def teacher(family):
         path = folder / f"{family}.pth"
         if not path.exists():
-            config = read_config(read_config(CONFIGS[FULL[f"{family} prompts"]]).model.teacher.config)
+            config = read_config(read_config(CONFIGS[FULL[f"{family} {STAGE[family]}"]]).model.teacher.config)
             init_default_scope(config.default_scope)
             torch.manual_seed(0)
             torch.save(dict(state_dict=build_network(config.model, config.default_scope).state_dict()), path)
@@ -194,7 +206,7 @@ def chain(tool, data, tmp_path_factory):
         base = CONFIGS.get(FULL[name], FULL[name])
         hooks = [*read_config(base).get("custom_hooks", []), dict(type="mmengine.NoteStep")]
         length = "max_epochs" if read_config(base).train_cfg.get("max_epochs") else "max_iters"
-        pipeline = COCO if family == "retinanet" else CITYSCAPES
+        pipeline = CITYSCAPES if family == "pspnet" else COCO
         text = STEP.format(base=str(base), data=data[family], pipeline=pipeline, length=length, model=model)
         config = folder / f"{family}_{kind}.py"
         config.write_text(f"{text}custom_hooks = {hooks}\n")
@@ -215,7 +227,7 @@ def test_a_full_size_config_takes_an_optimizer_step_without_a_network(chain, nam
     roots = {part.split(".")[0] for part in done["moved"]}
     assert roots == {"prompts"} if name.endswith("prompts") else "backbone" in roots
     terms = {"retinanet distill": {"freekd", "mse"}, "pspnet distill": {"freekd"}, "pspnet cwd": {"logit"}}
-    terms["pspnet dist"] = {"logit"}
+    terms.update({"pspnet dist": {"logit"}, "gfl ld": {"head"}, "gfl crosskd": {"head"}})
     assert {key for key in done["outputs"] if "distill" in key} == {
         f"distill.loss_{key}" for key in terms.get(name, ())
     }

@@ -24,10 +24,17 @@ _base_ = [{base!r}]
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters={steps}, val_interval=10**6)
 param_scheduler = []
 train_dataloader = dict(batch_size=2)
+val_dataloader = val_cfg = val_evaluator = None
 default_hooks = dict(checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=False, interval={steps}))
 log_processor = dict(by_epoch=False, window_size=1)
 model = dict(monitor=1, terms=dict({terms}))
 """
+
+
+@pytest.fixture(autouse=True)
+def plain_dumps(monkeypatch):
+    """Dump a Runner's config as it is: making it pretty takes longer than the two steps."""
+    monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **options: (text, True))
 
 
 def test_the_list_is_whole():
