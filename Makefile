@@ -17,7 +17,7 @@ demo: setup  ## distil a detector and a segmenter on the shipped samples, and co
 test: setup  ## prove it: values, gradients, checkpoints, configs (10 minutes at most on 2 cores)
 	@$(VENV)/python -m pytest
 
-configs: setup  ## train every sample config for 20 steps and check that all terms are finite and pull (5 minutes)
+configs: setup  ## train every sample config for 20 steps and check that all terms are finite and pull (3 minutes)
 	@FREQKD_CONFIG_STEPS=20 $(VENV)/python -m pytest tests/adapters/test_sample_configs.py
 
 lint: setup  ## ruff, mypy (strict on the mathematics), import rules

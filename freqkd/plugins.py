@@ -5,6 +5,8 @@ from __future__ import annotations
 from freqkd.adapters.cross_head import CrossHead
 from freqkd.adapters.dense import DenseLogits
 from freqkd.adapters.distribution import BCKDTargets, LDTargets
+from freqkd.adapters.proposals import ProposalLogits
+from freqkd.adapters.queries import QueryLogits
 from freqkd.adapters.segmentation import SegLogits
 from freqkd.align import ConvAlign, IdentityAlign, ResizeAlign
 from freqkd.distillers.distiller import Distiller
@@ -17,6 +19,7 @@ from freqkd.hooks.progress import ProgressHook
 from freqkd.hooks.prompts import PromptFileHook, PromptStatisticsHook
 from freqkd.losses import (
     BCKDLoss,
+    CrossKDBoxLoss,
     CrossKDLoss,
     CWDLoss,
     FreeKDLoss,
@@ -29,9 +32,21 @@ from freqkd.losses import (
 )
 from freqkd.registry import HOOKS, MODELS
 
-ADAPTERS = (SegLogits, DenseLogits, LDTargets, BCKDTargets, CrossHead)
+ADAPTERS = (SegLogits, DenseLogits, LDTargets, BCKDTargets, CrossHead, ProposalLogits, QueryLogits)
 MODEL_PARTS = (Distiller, PromptTuner, DistillTerm, ConvAlign, IdentityAlign, ResizeAlign)
-LOSSES = (FreeKDLoss, MSELoss, L2Loss, PKDLoss, CWDLoss, LogitLoss, LDLoss, BCKDLoss, CrossKDLoss, MLKDLoss)
+LOSSES = (
+    FreeKDLoss,
+    MSELoss,
+    L2Loss,
+    PKDLoss,
+    CWDLoss,
+    LogitLoss,
+    LDLoss,
+    BCKDLoss,
+    CrossKDLoss,
+    CrossKDBoxLoss,
+    MLKDLoss,
+)
 for part in (*MODEL_PARTS, *ADAPTERS, *LOSSES):
     MODELS.register_module(module=part)
 for hook in (ChannelsLastHook, MaskHook, ProgressHook, PromptFileHook, PromptStatisticsHook, ResumeGuard):

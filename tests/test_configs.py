@@ -227,7 +227,7 @@ def test_a_full_size_config_takes_an_optimizer_step_without_a_network(chain, nam
     roots = {part.split(".")[0] for part in done["moved"]}
     assert roots == {"prompts"} if name.endswith("prompts") else "backbone" in roots
     terms = {"retinanet distill": {"freekd", "mse"}, "pspnet distill": {"freekd"}, "pspnet cwd": {"logit"}}
-    terms.update({"pspnet dist": {"logit"}, "gfl ld": {"head"}, "gfl crosskd": {"head"}})
+    terms.update({"pspnet dist": {"logit", "auxiliary"}, "gfl ld": {"head"}, "gfl crosskd": {"head"}})
     assert {key for key in done["outputs"] if "distill" in key} == {
         f"distill.loss_{key}" for key in terms.get(name, ())
     }

@@ -136,10 +136,11 @@ def test_progress_counts_training_without_validation_and_across_an_interruption(
     hook = ProgressHook(every=1000.0)
     hook.before_train(runner)
     step(hook, clock, 3.0)
+    time.now += 1.0  # a checkpoint is saved
     hook.before_val(runner)
     time.now += 50.0
     hook.after_val(runner)
-    step(hook, clock, 3.0)
+    step(hook, clock, 2.0)
     assert runner.message_hub.runtime_info[SECONDS] == 6.0
     time.now += 1000.0
     resumed = ProgressHook(every=0.0)

@@ -228,6 +228,16 @@ def test_resuming_from_a_plain_student(refused, trained, tmp_path):
     refused("cannot resume", "distiller.loss_freekd", arguments=("--resume", tmp_path / "plain.pth"))
 
 
+def test_resuming_from_weights_alone(refused):
+    refused("cannot resume", WEIGHTS.name, "load_from=", kind="teacher", arguments=("--resume", WEIGHTS))
+
+
+def test_resuming_from_another_network(refused, trained):
+    more = "model = dict(bbox_head=dict(num_classes=4))"
+    arguments = ("--resume", trained("detection").checkpoint)
+    refused("of another network", "size mismatch for bbox_head", kind="student", more=more, arguments=arguments)
+
+
 def test_mixed_precision_without_an_accelerator(refused, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refused("--amp", "accelerator", arguments=("--amp",))

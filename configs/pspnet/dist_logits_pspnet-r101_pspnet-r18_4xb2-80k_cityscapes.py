@@ -1,6 +1,10 @@
-"""Cityscapes, PSPNet-R101 to R18: DIST on the logits, weight 1, as in its released segmentation program (arXiv 2205.10536); the protocol is mmseg's."""
+"""Cityscapes, PSPNet-R101 to R18: DIST as in its released segmentation program (arXiv 2205.10536); the protocol is mmseg's.
+
+Weight 1 on the logits, 0.4 on those of the auxiliary head; positions without label count too.
+"""
 _base_ = ['mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py']
 custom_imports = dict(imports=['freqkd.registry'], allow_failed_imports=False)
+distill_loss = dict(type='freqkd.LogitLoss', softening=dict(type='fixed', tau=1.0), divergence='dist')
 model = dict(
     _delete_=True,
     type='freqkd.Distiller',
@@ -14,6 +18,11 @@ model = dict(
             type='freqkd.DistillTerm',
             student='decode_head.conv_seg',
             adapter=dict(type='freqkd.SegLogits'),
-            loss=dict(
-                type='freqkd.LogitLoss', softening=dict(type='fixed', tau=1.0), divergence='dist', ignore_index=255),
-            weight=1.0)))
+            loss=distill_loss,
+            weight=1.0),
+        loss_auxiliary=dict(
+            type='freqkd.DistillTerm',
+            student='auxiliary_head.conv_seg',
+            adapter=dict(type='freqkd.SegLogits'),
+            loss=distill_loss,
+            weight=0.4)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd.adapters.dense import count_boxes, unfold_anchors
-from freqkd.adapters.distribution import assign_targets
+from freqkd.adapters.distribution import Targets, assign_targets
 from freqkd.checks import check_at_least
 from freqkd.distillers.batch import Batch
 from freqkd.losses import align_statistics
+
+Maps = list[Tensor]
 
 
 def run_branch(convs: nn.ModuleList, feat: Tensor, index: int) -> Tensor:
@@ -22,21 +25,49 @@ def run_branch(convs: nn.ModuleList, feat: Tensor, index: int) -> Tensor:
     return feat
 
 
+def decode_boxes(head: Any, maps: Maps, targets: Targets) -> Maps:
+    """Decode an anchor head's box predictions (N, A * 4, H, W) to corners (N, 4, A, H, W), level by level.
+
+    Args:
+        head: the head whose coder made the predictions.
+        maps: its predictions.
+        targets: the batch's, for the anchors.
+    """
+    boxes = []
+    for level, anchors in zip(maps, targets.anchors.split(targets.num_level_anchors), strict=True):
+        deltas = level.float().permute(0, 2, 3, 1).reshape(len(level), -1, 4)  # as mmdet orders its anchors
+        corners = head.bbox_coder.decode(anchors.expand(len(level), -1, -1), deltas)
+        boxes.append(corners.reshape(len(level), *level.shape[-2:], -1, 4).permute(0, 4, 3, 1, 2))
+    return boxes
+
+
+def by_anchor(values: Sequence[Tensor], maps: Maps) -> Tensor:
+    """Put values per anchor, (N, H * W * A) a level, into the order of `unfold_anchors`' rows: all levels, (N, A, H, W).
+
+    >>> by_anchor([torch.arange(8).reshape(1, 8)], [torch.zeros(1, 3, 2, 2, 2)])
+    tensor([0, 2, 4, 6, 1, 3, 5, 7])
+    """
+    shapes = [(len(level), *level.shape[-2:], -1) for level in maps]
+    return torch.cat([x.reshape(s).permute(0, 3, 1, 2).reshape(-1) for x, s in zip(values, shapes, strict=True)])
+
+
 class CrossHead:
     """Make cross predictions: the student's features at depth `index` of a head branch, through the teacher's rest.
 
     Each level's student feature before the activation gets the teacher's mean and deviation per channel, is activated,
     and goes through the teacher's remaining convolutions and predictor, with a graph to the student alone. The cross
-    predictions are compared with the teacher's own; the student's own keep to the ground truth.
+    predictions are compared with the teacher's own; the student's own keep to the ground truth. Positives and what
+    counts are by the student's own assigner.
 
     Features of another width need the term's `align`, and `index=0`: the (aligned) FPN feature, without activation.
 
     Args:
         index: how many convolutions of its own branch the student keeps; the paper uses 3 of 4.
         cls: name of the class predictor in the head.
-        reg: name of the box predictor of a head with distributions (GFL), for `CrossKDLoss`; None: classes alone, for
-            a `LogitLoss` with quality focal divergence.
-        num_classes: C, to unfold anchors where `reg` is None.
+        reg: name of the box predictor: with distributions (GFL) for `CrossKDLoss`, with boxes (`retina_reg`,
+            `atss_reg`) for `CrossKDBoxLoss`; None: classes alone, for a `LogitLoss` with quality focal divergence.
+        centerness: name of the centerness predictor beside the boxes (`atss_centerness`); None: none.
+        num_classes: C, to unfold anchors; None with `reg`: as the teacher's head says.
 
     Raises:
         ValueError: an argument out of range; features of another width than the teacher's.
@@ -57,50 +88,82 @@ class CrossHead:
     asks_teacher = False
 
     def __init__(
-        self, index: int = 3, cls: str = "gfl_cls", reg: str | None = "gfl_reg", num_classes: int | None = None
+        self,
+        index: int = 3,
+        cls: str = "gfl_cls",
+        reg: str | None = "gfl_reg",
+        centerness: str | None = None,
+        num_classes: int | None = None,
     ) -> None:
         check_at_least("index", index, 0)
         if reg is None and num_classes is None:
             raise ValueError("num_classes must be given where reg is None: anchors are unfolded by it")
-        self.index, self.cls, self.reg, self.num_classes = int(index), cls, reg, num_classes
+        if reg is None and centerness is not None:
+            raise ValueError(
+                f"centerness must be None where reg is None, got {centerness!r}: it is on the boxes' branch"
+            )
+        self.index, self.cls, self.reg = int(index), cls, reg
+        self.centerness, self.num_classes = centerness, num_classes
 
     def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:
-        """Return the arguments of `CrossKDLoss`, or of a `LogitLoss`, for the neck's maps of both networks."""
+        """Return the loss's arguments for the neck's maps of both networks."""
         batch.teacher.ready_heads()
         heads = batch.student.bbox_head, batch.teacher.model.bbox_head
-        cross_cls, own_cls = self._branch(heads, "cls_convs", self.cls, student, teacher)
-        if self.reg is None:
-            classes = int(self.num_classes or 0)
-            cross, own = ([unfold_anchors(level, classes) for level in maps] for maps in (cross_cls, own_cls))
+        [(cross_cls, own_cls)] = self._branch(heads, "cls_convs", (self.cls,), student, teacher)
+        if self.reg is None and not hasattr(heads[0], "get_anchors"):  # FCOS assigns points
+            cross, own = (self._unfold(maps, heads[1]) for maps in (cross_cls, own_cls))
             return dict(student=cross, teacher=own, avg_factor=count_boxes(batch))
-        cross_reg, own_reg = self._branch(heads, "reg_convs", self.reg, student, teacher)
         targets = assign_targets(heads[0], cross_cls, batch.data_samples)
-        weights = torch.cat([level.reshape(-1) for level in targets.label_weights])
-        maps = dict(cross_cls=cross_cls, cross_reg=cross_reg, cls_teacher=own_cls, reg_teacher=own_reg)
-        return {**maps, "label_weights": weights, "avg_factor": targets.positives}
+        cross, own = (self._unfold(maps, heads[1]) for maps in (cross_cls, own_cls))
+        seen = by_anchor(targets.label_weights, cross)
+        if self.reg is None:
+            sizes = [x[:, 0].numel() for x in cross]
+            weights = [w.view_as(x[:, 0]) for w, x in zip(seen.split(sizes), cross, strict=True)]
+            return dict(student=cross, teacher=own, weight=weights, avg_factor=targets.positives)
+        predictors = (self.reg,) if self.centerness is None else (self.reg, self.centerness)
+        (cross_reg, own_reg), *more = self._branch(heads, "reg_convs", predictors, student, teacher)
+        found: dict[str, Any] = dict(label_weights=seen, avg_factor=targets.positives)
+        if hasattr(heads[1], "integral"):  # distributions: one anchor a position
+            return dict(cross_cls=cross_cls, cross_reg=cross_reg, cls_teacher=own_cls, reg_teacher=own_reg, **found)
+        boxes = [decode_boxes(heads[1], maps, targets) for maps in (cross_reg, own_reg)]
+        found.update(cross_cls=cross, cross_boxes=boxes[0], cls_teacher=own, boxes_teacher=boxes[1])
+        if more:
+            centers = [[unfold_anchors(level, 1) for level in maps] for maps in more[0]]
+            labels = by_anchor(targets.labels, cross)
+            positive = (labels >= 0) & (labels < cross[0].shape[1])
+            found.update(cross_centerness=centers[0], centerness_teacher=centers[1], positive=positive)
+        return found
+
+    def _unfold(self, maps: Maps, head: Any) -> Maps:
+        return [unfold_anchors(level, int(self.num_classes or head.cls_out_channels)) for level in maps]
 
     def _branch(
-        self, heads: tuple[Any, Any], convs: str, predictor: str, student: list[Tensor], teacher: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the cross predictions and the teacher's own of one branch, level by level."""
+        self, heads: tuple[Any, Any], convs: str, predictors: Sequence[str], student: Maps, teacher: Maps
+    ) -> list[tuple[Maps, Maps]]:
+        """Return the cross predictions and the teacher's own of one branch, level by level, for each predictor."""
         ours, theirs = (getattr(head, convs) for head in heads)
         if self.index > len(ours) or self.index > len(theirs):
             raise ValueError(
                 f"index must be at most {min(len(ours), len(theirs))}, the convolutions of {convs}, got {self.index}"
             )
-        cross, own = [], []
+        found: list[tuple[Maps, Maps]] = [([], []) for _ in predictors]
         for level, (feat, taught) in enumerate(zip(student, teacher, strict=True)):
-            scale = heads[1].scales[level] if self.reg is not None and predictor == self.reg else nn.Identity()
             with torch.no_grad():
                 reference = run_branch(theirs, taught, self.index)
-                own.append(scale(self._finish(heads[1], theirs, predictor, reference)))
-            mixed = align_statistics(run_branch(ours, feat, self.index), reference)
-            cross.append(scale(self._finish(heads[1], theirs, predictor, mixed)))
-        return cross, own
+                own = self._finish(theirs, reference)
+            mixed = self._finish(theirs, align_statistics(run_branch(ours, feat, self.index), reference))
+            for name, (cross_maps, own_maps) in zip(predictors, found, strict=True):
+                scaled = name == self.reg and hasattr(heads[1], "scales")
+                scale = heads[1].scales[level] if scaled else nn.Identity()
+                predict = getattr(heads[1], name)
+                cross_maps.append(scale(predict(mixed)))
+                with torch.no_grad():
+                    own_maps.append(scale(predict(own)))
+        return found
 
-    def _finish(self, head: Any, convs: nn.ModuleList, predictor: str, feat: Tensor) -> Tensor:
-        """Go on from depth `index` to the prediction; an FPN feature (index 0) is not activated."""
+    def _finish(self, convs: nn.ModuleList, feat: Tensor) -> Tensor:
+        """Go on from depth `index` to the last feature; an FPN feature (index 0) is not activated."""
         feat = F.relu(feat) if self.index else feat
         for conv in convs[self.index :]:
             feat = conv(feat)
-        return getattr(head, predictor)(feat)
+        return feat

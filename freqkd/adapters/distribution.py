@@ -17,17 +17,27 @@ TAPS = ("bbox_head.gfl_cls", "bbox_head.gfl_reg")
 
 @dataclass(frozen=True)
 class Targets:
-    """What a head's assigner made of a batch, per level: (N, H * W) each, and the number of positives."""
+    """What a head's assigner made of a batch.
+
+    Attributes:
+        labels: of each level, (N, H * W * A): positions in order, anchors within a position.
+        label_weights: likewise; 0 where an anchor does not count.
+        anchors: (sum of H * W * A, 4), x1 y1 x2 y2.
+        num_level_anchors: their number on each level.
+        valid: (N, sum of H * W * A): whether an anchor stands on its image, and not on what pads the batch.
+        positives: number of positive anchors of the batch, as the head counts them, averaged over processes.
+    """
 
     labels: list[Tensor]
     label_weights: list[Tensor]
     anchors: Tensor
     num_level_anchors: list[int]
+    valid: Tensor
     positives: Tensor
 
 
 def assign_targets(head: Any, maps: list[Tensor], data_samples: Any) -> Targets:
-    """Let a GFL head assign its own targets to maps of these sizes.
+    """Let an anchor head (RetinaNet, ATSS, GFL) assign its own targets to maps of these sizes.
 
     Args:
         head: the student's `bbox_head`; its `get_anchors` and `get_targets` are called.
@@ -36,16 +46,19 @@ def assign_targets(head: Any, maps: list[Tensor], data_samples: Any) -> Targets:
     """
     metas = [sample.metainfo for sample in data_samples]
     anchors, flags = head.get_anchors([level.shape[-2:] for level in maps], metas, device=maps[0].device)
+    # Before the head joins the levels of these lists in place.
     counts, flat = [len(level) for level in anchors[0]], torch.cat(list(anchors[0]))
+    valid = torch.stack([torch.cat(list(levels)) for levels in flags])
     truths = [sample.gt_instances for sample in data_samples]
     ignored = [getattr(sample, "ignored_instances", None) for sample in data_samples]
-    _, labels, label_weights, _, _, positives = head.get_targets(
+    # RetinaNet's answer has five parts, that of ATSS and GFL the anchors in front of them.
+    labels, label_weights, _, _, positives = head.get_targets(
         anchors, flags, truths, batch_img_metas=metas, batch_gt_instances_ignore=ignored
-    )
+    )[-5:]
     count = torch.tensor(float(positives), device=maps[0].device)
     if get_world_size() > 1:
         all_reduce(count, op="mean")
-    return Targets(list(labels), list(label_weights), flat, counts, count)
+    return Targets(list(labels), list(label_weights), flat, counts, valid, count)
 
 
 def _scaled(head: Any, maps: list[Tensor]) -> list[Tensor]:
@@ -68,6 +81,14 @@ class _Distributions:
         with torch.no_grad():
             reg_t = _scaled(theirs, reg_t)
         return dict(cls_student=cls_s, reg_student=_scaled(ours, reg_s), cls_teacher=cls_t, reg_teacher=reg_t)
+
+
+def _region(targets: Targets, valid: Tensor, boxes: Tensor) -> Tensor:
+    """Return one image's valuable region; anchors on the padding of the batch are neither in it nor candidates."""
+    counts = [int(level.sum()) for level in valid.split(targets.num_level_anchors)]
+    region = targets.anchors.new_zeros(len(valid))
+    region[valid] = valuable_region(targets.anchors[valid], counts, boxes)
+    return region
 
 
 class LDTargets(_Distributions):
@@ -94,10 +115,8 @@ class LDTargets(_Distributions):
         targets = assign_targets(batch.student.bbox_head, found["cls_student"], batch.data_samples)
         found.update(labels=targets.labels, label_weights=targets.label_weights)
         if self.region:
-            images = [
-                valuable_region(targets.anchors, targets.num_level_anchors, sample.gt_instances.bboxes)
-                for sample in batch.data_samples
-            ]
+            truths = [sample.gt_instances.bboxes for sample in batch.data_samples]
+            images = [_region(targets, valid, boxes) for valid, boxes in zip(targets.valid, truths, strict=True)]
             found["vlr_region"] = list(torch.stack(images).split(targets.num_level_anchors, dim=1))
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ class Batch:
         teacher: the teacher's holder.
         seen: `{path: maps}` of everything tapped in the student.
         taught: `{path: maps}` of everything tapped in the teacher.
+        fed: `{path: calls}` of the student's modules whose arguments an adapter asked for, a tuple for each call.
     """
 
     inputs: Tensor
@@ -32,6 +33,17 @@ class Batch:
     teacher: Teacher
     seen: Mapping[str, list[Tensor]]
     taught: Mapping[str, list[Tensor]]
+    fed: Mapping[str, list[tuple[Any, ...]]] = field(default_factory=dict)
+
+    def teacher_feats(self) -> tuple[Tensor, ...]:
+        """Return what the teacher's heads take: its neck's maps, its backbone's where it has no neck.
+
+        The teacher runs only if no term has tapped them.
+        """
+        path = "neck" if getattr(self.teacher.model, "with_neck", False) else "backbone"
+        if path in self.taught:
+            return tuple(self.taught[path])
+        return tuple(self.teacher.extract(self.teacher_inputs, self.data_samples, [path])[path])
 
 
 class Adapter(Protocol):
@@ -41,6 +53,8 @@ class Adapter(Protocol):
         student_taps: paths tapped in the student beside the term's own.
         teacher_taps: paths tapped in the teacher beside the term's own.
         asks_teacher: True where the adapter runs the teacher itself, so that nothing is tapped there for it.
+
+    An adapter may also have `student_inputs`, paths of the student whose calls' arguments it finds in `batch.fed`.
     """
 
     student_taps: tuple[str, ...]

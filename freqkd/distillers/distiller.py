@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 from freqkd.checkpoints import EXTRA_PREFIX, load_strict
 from freqkd.distillers.batch import Batch
+from freqkd.distillers.inputs import InputTap
 from freqkd.distillers.schedules import TermSchedule
 from freqkd.distillers.teacher import (
-    HEADS,
     Teacher,
     build_teacher,
     forked_randomness,
     freeze_statistics,
     rehearsal,
     run_to,
+    runs_on_features,
 )
 from freqkd.distillers.terms import DistillTerm
 from freqkd.distillers.weights import gradient_norm
@@ -83,7 +84,7 @@ class Distiller(BaseModel):
         with forked_randomness():
             self.distiller = nn.ModuleDict({name: self._build_term(name, term) for name, term in terms.items()})
         for term in self.terms.values():
-            for path in term.student_paths:
+            for path in (*term.student_paths, *term.student_inputs):
                 find_module(self.student, path)
         for path in inherit:
             find_module(self.student, path)
@@ -160,7 +161,7 @@ class Distiller(BaseModel):
         """
         self.prepare()
         paths = self._student_paths()
-        if not {path.split(".")[0] for path in paths} <= {"backbone", "neck", *HEADS}:
+        if not runs_on_features(self.student, paths):
             return
         inputs = torch.zeros(1, 3, *size, device=next(self.student.parameters()).device)
         was_training = self.student.training
@@ -176,12 +177,18 @@ class Distiller(BaseModel):
     def _student_paths(self) -> list[str]:
         return list(dict.fromkeys(path for term in self.terms.values() for path in term.student_paths))
 
-    def _teach(self, inputs: Tensor, data_samples: Any, seen: dict[str, list[Tensor]]) -> Batch:
+    def _teach(
+        self,
+        inputs: Tensor,
+        data_samples: Any,
+        seen: dict[str, list[Tensor]],
+        fed: dict[str, list[tuple[Any, ...]]] | None = None,
+    ) -> Batch:
         """Let the teacher look at the images, as far as the terms tap it."""
         paths = list(dict.fromkeys(path for term in self.terms.values() for path in term.teacher_paths))
         images = self.teacher.view(inputs, data_samples, self.data_preprocessor)
         taught = self.teacher.extract(images, data_samples, paths) if paths else {}
-        return Batch(inputs, images, data_samples, self.student, self.teacher, seen, taught)
+        return Batch(inputs, images, data_samples, self.student, self.teacher, seen, taught, {} if fed is None else fed)
 
     @staticmethod
     def _term_loss(name: str, term: DistillTerm, batch: Batch) -> tuple[Tensor, list[Tensor]]:
@@ -202,12 +209,15 @@ class Distiller(BaseModel):
             return self.student(inputs, data_samples, mode=mode)
         self.prepare()
         paths = self._student_paths()
+        listened = list(dict.fromkeys(path for term in self.terms.values() for path in term.student_inputs))
         seen: dict[str, list[Tensor]] = {}
+        fed: dict[str, list[tuple[Any, ...]]] = {}
         # The teacher first: what it needed is free again when the student's graph is built.
-        batch = self._teach(inputs, data_samples, seen)
-        with FeatureTap(self.student, paths) as tap:
+        batch = self._teach(inputs, data_samples, seen, fed)
+        with FeatureTap(self.student, paths) as tap, InputTap(self.student, listened) as calls:
             losses: dict[str, Any] = dict(self.student(inputs, data_samples, mode="loss"))
             seen.update({path: tap.maps(path) for path in paths})
+            fed.update({path: calls[path] for path in listened})
             tap.clear()
         task, _ = self.parse_losses(losses)
         if self.task_schedule is not None:

@@ -76,17 +76,33 @@ def freeze_statistics(module: nn.Module) -> None:
             part.eval()
 
 
+def runs_on_features(model: Any, paths: Sequence[str]) -> bool:
+    """Whether backbone, neck and the heads that take their maps reach all of `paths`.
+
+    A RoI head needs proposals, and the `bbox_head` of a detector with a transformer takes its queries.
+
+    >>> runs_on_features(nn.Module(), ["neck", "bbox_head.gfl_cls"])
+    True
+    >>> runs_on_features(nn.Module(), ["roi_head.bbox_head"])
+    False
+    """
+    roots = {path.split(".")[0] for path in paths}
+    if hasattr(model, "forward_transformer"):
+        return roots <= {"backbone", "neck"}
+    return roots <= {"backbone", "neck", *HEADS}
+
+
 def run_to(model: Any, inputs: Tensor, data_samples: Any, paths: Sequence[str]) -> None:
     """Run a detector or segmenter no further than the deepest of `paths` needs.
 
     Backbone paths run the backbone, neck paths backbone and neck, head paths those heads on top; a path elsewhere (a
-    RoI head, a transformer) runs the model's whole tensor mode.
+    RoI head, a transformer or the head behind it) runs the model's whole tensor mode.
     """
     roots = {path.split(".")[0] for path in paths}
     if roots <= {"backbone"}:
         model.backbone(inputs)
         return
-    if not roots <= {"backbone", "neck", *HEADS}:
+    if not runs_on_features(model, paths):
         model(inputs, data_samples, mode="tensor")
         return
     feats = model.extract_feat(inputs)

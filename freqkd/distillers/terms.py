@@ -126,6 +126,11 @@ class DistillTerm(nn.Module):
         return (self.student_path, *(self.adapter.student_taps if self.adapter is not None else ()))
 
     @property
+    def student_inputs(self) -> tuple[str, ...]:
+        """Modules of the student whose calls' arguments are recorded for this term."""
+        return tuple(getattr(self.adapter, "student_inputs", ()))
+
+    @property
     def teacher_paths(self) -> tuple[str, ...]:
         """Everything tapped in the teacher for this term."""
         if self.adapter is None:

@@ -10,6 +10,8 @@ from freqkd.losses.channelwise import cwd_loss as cwd_loss
 from freqkd.losses.crosskd import CrossKDLoss as CrossKDLoss
 from freqkd.losses.crosskd import align_statistics as align_statistics
 from freqkd.losses.crosskd import crosskd_terms as crosskd_terms
+from freqkd.losses.crosskd_boxes import CrossKDBoxLoss as CrossKDBoxLoss
+from freqkd.losses.crosskd_boxes import crosskd_box_terms as crosskd_box_terms
 from freqkd.losses.divergence import build_divergence as build_divergence
 from freqkd.losses.frequency import FreeKDLoss as FreeKDLoss
 from freqkd.losses.frequency import freekd_loss as freekd_loss

@@ -59,7 +59,11 @@ def test_a_sample_config_trains(path, tool, tmp_path):
     config = tmp_path / "short.py"
     config.write_text(SHORT.format(base=str(path), steps=STEPS, terms=changed))
     assert tool("train", config, "--work-dir", tmp_path / "work") == 0
-    scalars = read_checkpoint(tmp_path / "work" / f"iter_{STEPS}.pth")["message_hub"]["log_scalars"]
+    saved = read_checkpoint(tmp_path / "work" / f"iter_{STEPS}.pth")
+    temperatures = [float(value) for key, value in saved["state_dict"].items() if key.endswith("softening.raw_tau")]
+    assert len(temperatures) == path.name.startswith("ctkd_")
+    assert 1.0 not in temperatures  # where they start
+    scalars = saved["message_hub"]["log_scalars"]
     for name in terms:
         values, _ = scalars[f"train/distill.{name}"].data
         norms, _ = scalars[f"train/grad_norm/{name}"].data

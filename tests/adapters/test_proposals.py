@@ -1,0 +1,186 @@
+"""The teacher's box head answers for the student's own proposals, in one real Faster R-CNN and one real cascade."""
+
+import copy
+
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import InstanceData
+
+import freqkd.registry  # noqa: F401
+from freqkd.adapters.proposals import ProposalLogits
+from freqkd.compat import read_config
+from freqkd.distillers import Distiller
+from freqkd.distillers.batch import Batch
+from freqkd.losses import dkd_loss
+
+DKD = dict(type="freqkd.LogitLoss", softening=dict(type="fixed", tau=1.0), divergence=dict(type="dkd", beta=0.25))
+HEAD = "roi_head.bbox_head"
+
+
+def small(width=8, name="faster-rcnn", **head):
+    """A two-stage detector of mmdet's own config, made small: 3 classes, FPN of 16 channels, 32 sampled proposals."""
+    folder = name.replace("-", "_")
+    model = read_config(f"mmdet::{folder}/{name}_r50_fpn_1x_coco.py").model
+    model.backbone.update(depth=18, base_channels=width, frozen_stages=-1, norm_eval=False, init_cfg=None)
+    model.neck.update(in_channels=[width * 2**i for i in range(4)], out_channels=16)
+    model.rpn_head.update(in_channels=16, feat_channels=16)
+    cascade = isinstance(model.roi_head.bbox_head, list)
+    for part in model.roi_head.bbox_head if cascade else [model.roi_head.bbox_head]:
+        part.update(in_channels=16, fc_out_channels=16, roi_feat_size=3, num_classes=3, **head)
+    model.roi_head.bbox_roi_extractor.update(out_channels=16)
+    model.roi_head.bbox_roi_extractor.roi_layer.output_size = 3
+    model.train_cfg.rpn_proposal.update(nms_pre=40, max_per_img=40)
+    for part in model.train_cfg.rcnn if cascade else [model.train_cfg.rcnn]:
+        part.sampler.num = 32
+    return model
+
+
+def build(config):
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model = MODELS.build(ConfigDict(copy.deepcopy(config)))
+    model.init_weights()
+    return model
+
+
+def teacher(config, folder):
+    torch.manual_seed(1)
+    torch.save(dict(state_dict=build(config).state_dict()), folder / "teacher.pth")
+    return dict(config=dict(model=config, default_scope="mmdet"), checkpoint=str(folder / "teacher.pth"))
+
+
+def distiller(folder, student=None, taught=None, **options):
+    held = teacher(taught or small(), folder)
+    torch.manual_seed(0)
+    adapter = dict(type="freqkd.ProposalLogits", **options)
+    term = dict(student="neck", adapter=adapter, loss=DKD)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model = Distiller(student or small(), held, dict(loss_dkd=term))
+    model.init_weights()
+    return model.train()
+
+
+@pytest.fixture
+def batch():
+    """Two images of 64 x 96 with two objects each."""
+    samples = []
+    for _ in range(2):
+        meta = dict(img_shape=(64, 96), ori_shape=(64, 96), pad_shape=(64, 96), batch_input_shape=(64, 96))
+        sample = DetDataSample(metainfo=dict(meta, scale_factor=(1, 1)))
+        boxes = torch.tensor([[4.0, 6.0, 40.0, 50.0], [50.0, 10.0, 90.0, 60.0]])
+        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2]))
+        sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.zeros(0, dtype=torch.long))
+        samples.append(sample)
+    torch.manual_seed(2)
+    return torch.randn(2, 3, 64, 96), samples
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """What the adapter handed to the loss, call by call, with what it read."""
+    calls, original = [], ProposalLogits.__call__
+
+    def watched(self, student, teacher, batch):
+        calls.append((original(self, student, teacher, batch), batch))
+        return calls[-1][0]
+
+    monkeypatch.setattr(ProposalLogits, "__call__", watched)
+    return calls
+
+
+def test_rows_are_the_students_proposals_with_the_labels_of_its_loss(tmp_path, batch, spy):
+    model = distiller(tmp_path)
+    losses = model(*batch, mode="loss")
+    found, seen = spy[0]
+    rows = len(found["target"])
+    assert found["student"].shape == found["teacher"].shape == (rows, 4)
+    assert rows == 64
+    assert set(found["target"].tolist()) >= {0, 2, 3}  # both objects, added as proposals, and background
+    entropy = torch.nn.functional.cross_entropy(found["student"], found["target"])
+    torch.testing.assert_close(losses["loss_cls"], entropy)  # logits and labels are those of the student's own loss
+    with torch.no_grad():  # the teacher by hand, on the same boxes
+        taught, (feats, rois) = model.teacher.model, seen.fed["roi_head.bbox_roi_extractor"][0]
+        assert len(feats) == 4
+        own = taught.extract_feat(batch[0])[:4]
+        expected = taught.roi_head.bbox_head(taught.roi_head.bbox_roi_extractor(own, rois))[0]
+    torch.testing.assert_close(found["teacher"], expected)
+    by_hand = dkd_loss(found["student"], expected, found["target"], tau=1.0, alpha=1.0, beta=0.25)
+    torch.testing.assert_close(losses["distill.loss_dkd"], by_hand)
+
+
+def test_the_gradient_reaches_the_students_class_branch_and_nothing_of_the_teacher(tmp_path, batch):
+    model = distiller(tmp_path)
+    loss = model(*batch, mode="loss")["distill.loss_dkd"]
+    assert loss > 0
+    loss.backward()
+    head = model.student.roi_head.bbox_head
+    assert head.fc_cls.weight.grad.abs().sum() > 0
+    assert head.fc_reg.weight.grad is None
+    assert model.student.backbone.conv1.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in model.teacher.model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(tmp_path, batch):
+    model = distiller(tmp_path)
+    model.student.load_state_dict(model.teacher.model.state_dict())
+    model.eval()
+    assert model(*batch, mode="loss")["distill.loss_dkd"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_teachers_neck_runs_once_where_another_term_taps_it(tmp_path, batch, monkeypatch):
+    model = distiller(tmp_path)
+    taught, calls = model.teacher.model, []
+    taught.neck.register_forward_hook(lambda *_: calls.append(1))
+    mse = dict(student="neck", loss=dict(type="freqkd.MSELoss"))
+    both = Distiller(model.student, model.teacher, dict(model.terms, loss_mse=mse)).train()
+    losses = both(*batch, mode="loss")
+    assert len(calls) == 1
+    assert {"distill.loss_dkd", "distill.loss_mse"} <= set(losses)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_each_box_head_of_a_cascade_can_be_distilled(tmp_path, batch, spy, stage):
+    cascade = small(name="cascade-rcnn")
+    model = distiller(tmp_path, cascade, cascade, stage=stage)
+    losses = model(*batch, mode="loss")
+    found, _ = spy[0]
+    entropy = torch.nn.functional.cross_entropy(found["student"], found["target"])
+    torch.testing.assert_close(losses[f"s{stage}.loss_cls"], entropy * model.student.roi_head.stage_loss_weights[stage])
+    losses["distill.loss_dkd"].backward()
+    assert model.student.roi_head.bbox_head[stage].fc_cls.weight.grad.abs().sum() > 0
+    assert model.student.roi_head.bbox_head[1].fc_cls.weight.grad is None
+
+
+def test_a_teacher_of_another_kind_is_named(tmp_path, batch):
+    model = distiller(tmp_path, student=small(), taught=small(name="cascade-rcnn"))
+    with pytest.raises(ValueError, match=r"terms.loss_dkd: stage must name.*got None; the teacher has 3: give one of"):
+        model(*batch, mode="loss")
+    with pytest.raises(ValueError, match="stage must be at least 0, got -1"):
+        ProposalLogits(stage=-1)
+    with pytest.raises(ValueError, match=r"no module 'roi_head.bbox_head.0'"):
+        distiller(tmp_path, stage=0)
+
+
+def test_a_batch_without_a_proposal_costs_nothing(tmp_path, batch):
+    model = distiller(tmp_path)
+    empty = torch.zeros(0, 4, requires_grad=True)
+    fed = {"roi_head.bbox_roi_extractor": [], f"{HEAD}.loss_cls": []}
+    one = Batch(batch[0], batch[0], batch[1], model.student, model.teacher, {HEAD: [empty]}, {}, fed)
+    loss = model.terms["loss_dkd"]([], [], one)
+    loss.backward()
+    assert loss == 0
+
+
+def test_a_share_of_the_tasks_gradient_is_measured_at_the_class_layer(tmp_path, batch):
+    model = distiller(tmp_path)
+    term = dict(
+        student=f"{HEAD}.fc_cls", adapter=dict(type="freqkd.ProposalLogits"), loss=DKD, weight=dict(share=0.5, iters=1)
+    )
+    shared = Distiller(model.student, model.teacher, dict(loss_dkd=term)).train()
+    losses = shared(*batch, mode="loss")
+    weight = shared.terms["loss_dkd"].weight
+    assert float(weight.value()) > 0
+    assert torch.isfinite(losses["distill.loss_dkd"])
