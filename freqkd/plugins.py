@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from freqkd.adapters.boxes import GroundTruthBoxes
 from freqkd.adapters.cross_head import CrossHead
 from freqkd.adapters.dense import DenseLogits
 from freqkd.adapters.distribution import BCKDTargets, LDTargets
@@ -18,21 +19,24 @@ from freqkd.hooks.memory_format import ChannelsLastHook
 from freqkd.hooks.progress import ProgressHook
 from freqkd.hooks.prompts import PromptFileHook, PromptStatisticsHook
 from freqkd.losses import (
+    ATLoss,
     BCKDLoss,
     CrossKDBoxLoss,
     CrossKDLoss,
     CWDLoss,
+    FGDLoss,
     FreeKDLoss,
     L2Loss,
     LDLoss,
     LogitLoss,
+    MGDLoss,
     MLKDLoss,
     MSELoss,
     PKDLoss,
 )
 from freqkd.registry import HOOKS, MODELS
 
-ADAPTERS = (SegLogits, DenseLogits, LDTargets, BCKDTargets, CrossHead, ProposalLogits, QueryLogits)
+ADAPTERS = (SegLogits, DenseLogits, LDTargets, BCKDTargets, CrossHead, ProposalLogits, QueryLogits, GroundTruthBoxes)
 MODEL_PARTS = (Distiller, PromptTuner, DistillTerm, ConvAlign, IdentityAlign, ResizeAlign)
 LOSSES = (
     FreeKDLoss,
@@ -46,6 +50,9 @@ LOSSES = (
     CrossKDLoss,
     CrossKDBoxLoss,
     MLKDLoss,
+    ATLoss,
+    MGDLoss,
+    FGDLoss,
 )
 for part in (*MODEL_PARTS, *ADAPTERS, *LOSSES):
     MODELS.register_module(module=part)

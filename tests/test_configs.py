@@ -36,6 +36,7 @@ NAMES = {
     "gfl/gfl_r50_8xb2-1x_coco.py",
     "gfl/ld_head_gfl-r101_gfl-r50_8xb2-1x_coco.py",
     f"blood_cells/freekd_neck_{CELLS}",
+    *(f"blood_cells/{word}_neck_{CELLS}" for word in ("at", "mgd", "fgd")),
     "blood_cells/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
     "blood_cells/retinanet_r18w16_b8-12e_blood-cells.py",
     "blood_cells/retinanet_r18w48_b8-36e_blood-cells.py",

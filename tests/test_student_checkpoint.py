@@ -151,3 +151,13 @@ def test_the_teacher_of_the_next_run_is_that_student(trained, monkeypatch):
     run = trained("detection")
     teacher = Teacher(str(run.config), str(run.checkpoint))
     assert teacher.hash == hash_weights(weights_of(read_checkpoint(run.checkpoint)))
+
+
+def test_a_student_is_exported_in_half_precision_on_request(trained, tool, tmp_path):
+    run = trained("segmentation")
+    assert tool("export_student", run.config, run.checkpoint, "--out-dir", tmp_path, "--half") == 0
+    stored = torch.load(tmp_path / "student.pth", weights_only=True)
+    assert set(stored) == {"state_dict", "meta"}
+    for key, value in weights_of(read_checkpoint(run.checkpoint)).items():
+        assert stored["state_dict"][key].dtype == (torch.float16 if value.is_floating_point() else torch.int64)
+        assert torch.equal(stored["state_dict"][key], value.half() if value.is_floating_point() else value)

@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 from freqkd.checkpoints import load_strict
 from freqkd.cli import add_run_arguments, load_run_config, run_tool
-from freqkd.distillers.masks import mask_pictures
+from freqkd.distillers.masks import mask_pictures, prompted_terms
 from freqkd.distillers.prompt_tuner import PromptTuner
 from freqkd.distillers.terms import TEACHER_HASH, read_prompts
 from freqkd.plotting import save_png
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if "prompts" in term:
                     term.prompts = options.prompts
         model = MODELS.build(config.model).eval()
+        prompted_terms(model)
         model.prepare()
         if isinstance(model, PromptTuner):
             if not options.prompts:

@@ -1,5 +1,7 @@
 """Losses: one method, one file, each a pure function and a thin module of the same name."""
 
+from freqkd.losses.attention import ATLoss as ATLoss
+from freqkd.losses.attention import at_loss as at_loss
 from freqkd.losses.bckd import BCKDLoss as BCKDLoss
 from freqkd.losses.bckd import bckd_terms as bckd_terms
 from freqkd.losses.bckd import box_iou_loss as box_iou_loss
@@ -13,6 +15,9 @@ from freqkd.losses.crosskd import crosskd_terms as crosskd_terms
 from freqkd.losses.crosskd_boxes import CrossKDBoxLoss as CrossKDBoxLoss
 from freqkd.losses.crosskd_boxes import crosskd_box_terms as crosskd_box_terms
 from freqkd.losses.divergence import build_divergence as build_divergence
+from freqkd.losses.focal_global import FGDLoss as FGDLoss
+from freqkd.losses.focal_global import fgd_loss as fgd_loss
+from freqkd.losses.focal_global import fgd_terms as fgd_terms
 from freqkd.losses.frequency import FreeKDLoss as FreeKDLoss
 from freqkd.losses.frequency import freekd_loss as freekd_loss
 from freqkd.losses.imitation import L2Loss as L2Loss
@@ -26,6 +31,8 @@ from freqkd.losses.localization import ld_loss as ld_loss
 from freqkd.losses.localization import ld_terms as ld_terms
 from freqkd.losses.localization import valuable_region as valuable_region
 from freqkd.losses.logits import LogitLoss as LogitLoss
+from freqkd.losses.masked_generation import MGDLoss as MGDLoss
+from freqkd.losses.masked_generation import mgd_loss as mgd_loss
 from freqkd.losses.multiview import MLKDLoss as MLKDLoss
 from freqkd.losses.multiview import mlkd_terms as mlkd_terms
 from freqkd.losses.points import annealing_kd_loss as annealing_kd_loss

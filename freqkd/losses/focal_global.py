@@ -45,7 +45,8 @@ def box_weights(
     """Return how much each position of a map counts as foreground and as background.
 
     A box covers the cells from floor(lower corner) to ceil(upper corner), both counted, of the map it is scaled to. A
-    foreground cell weighs 1 / (cells of its box), of several boxes the smallest; background cells share a weight of 1.
+    foreground cell weighs 1 / (cells of its box, those past the map's edge included), of several boxes that of the
+    smallest; background cells share a weight of 1.
 
     Args:
         boxes: (B, 4) for each image, pixels x1, y1, x2, y2; B may be 0.
@@ -59,9 +60,10 @@ def box_weights(
     Raises:
         ValueError: boxes and sizes differ in number; boxes not (B, 4); a size that is not two numbers above 0.
 
-    >>> foreground, background = box_weights([torch.tensor([[0.0, 0.0, 3.0, 1.0]])], [(2, 8)], (1, 4))
-    >>> foreground, background
-    (tensor([[[0.2500, 0.2500, 0.2500, 0.0000]]]), tensor([[[0., 0., 0., 1.]]]))
+    >>> box_weights([torch.tensor([[0.0, 2.0, 2.0, 4.0]])], [(4, 8)], (3, 4))[0]  # rows 1 to 3, columns 0 and 1
+    tensor([[[0.0000, 0.0000, 0.0000, 0.0000],
+             [0.1667, 0.1667, 0.0000, 0.0000],
+             [0.1667, 0.1667, 0.0000, 0.0000]]])
     """
     if len(boxes) != len(image_sizes):
         raise ValueError(
@@ -161,7 +163,7 @@ def fgd_terms(
 
     References:
         Yang et al., arXiv 2111.11837, sections 3.1 and 3.2. Differs from the paper, as its program does, in dividing by N; from
-        the program in boxes that reach over the left or upper edge, which it cuts wrongly.
+        the program in boxes past the left or upper edge, which it cuts wrongly, and in the rounding of corners on the grid.
 
     Example:
         >>> student, teacher = torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1, 2)
@@ -184,8 +186,7 @@ def fgd_terms(
             (spatial_s, channel_s), (spatial_t, channel_t) = (feature_attention(x, tau) for x in (ours, theirs))
             difference = ours - theirs
             error = spatial_t * torch.einsum("nchw,nc->nhw", difference.square(), channel_t)
-            height, width = ours.shape[2:]
-            weights = box_weights(boxes, image_sizes, (height, width), like=ours)
+            weights = box_weights(boxes, image_sizes, (ours.shape[2], ours.shape[3]), like=ours)
             for name, weight in zip(("foreground", "background"), weights):
                 sums[name].append((weight * error).sum() / count)
             gaps = [F.l1_loss(a, b, reduction="sum") for a, b in ((spatial_s, spatial_t), (channel_s, channel_t))]
@@ -211,8 +212,8 @@ def fgd_loss(
 ) -> Tensor:
     """Return the weighted sum of the four parts of FGD.
 
-    Arguments, shapes and errors are those of `fgd_terms`; the weights (the authors' alpha, beta, gamma and lambda) default
-    to those of their program for one-stage detectors.
+    Arguments, shapes and errors are those of `fgd_terms`. The weights are the authors' alpha, beta, gamma and lambda, by
+    default those of their program; its RetinaNet config has `attention_weight=5e-4`.
 
     References:
         Yang et al., arXiv 2111.11837, section 3.3.
@@ -233,7 +234,7 @@ class FGDLoss(nn.Module):
     The blocks, the teacher's too, are trained with the student and then dropped. An adapter brings the boxes.
 
     Args:
-        channels: of the maps, a number or one per level; a student of other channels needs a `ConvAlign` before it.
+        channels: of the maps, a number or one per level; where the student's differ, add a `ConvAlign`.
         num_levels: pyramid levels.
         tau: temperature of the attentions; 0.5 with the authors.
         foreground_weight, background_weight, attention_weight, relation_weight: see `fgd_loss`.
@@ -247,9 +248,6 @@ class FGDLoss(nn.Module):
 
     Raises:
         ValueError: an argument out of range; maps that are not num_levels, or do not fit; see `fgd_terms`.
-
-    References:
-        Yang et al., arXiv 2111.11837; see `fgd_terms`.
 
     Config::
 

@@ -112,7 +112,10 @@ class GenerationBlock(nn.Sequential):
     def forward(self, feat: Tensor) -> Tensor:
         """Return the made map, in the precision of the weights or of autocast."""
         # Half precision maps may come from an autocast region that ended before the loss.
-        return cast(Tensor, super().forward(feat.to(cast(nn.Conv2d, self[0]).weight.dtype)))
+        feat = feat.to(cast(nn.Conv2d, self[0]).weight.dtype)
+        for layer in self:
+            feat = layer(feat)
+        return feat
 
 
 class MGDLoss(nn.Module):
@@ -121,7 +124,7 @@ class MGDLoss(nn.Module):
     The blocks are trained with the student and dropped with the teacher.
 
     Args:
-        channels: of the maps, a number or one per level; a student of other channels needs a `ConvAlign` before it.
+        channels: of the maps, a number or one per level; where the student's differ, add a `ConvAlign`.
         num_levels: pyramid levels.
         masked_share: share of the positions blanked out. The authors take 0.65 for one-stage detectors, 0.45 for two-stage
             ones, 0.75 for segmentation.
@@ -148,8 +151,8 @@ class MGDLoss(nn.Module):
         >>> _ = torch.manual_seed(0)
         >>> loss = MGDLoss(channels=4, num_levels=1, loss_weight=1.0)
         >>> student, teacher = torch.randn(2, 1, 4, 8, 8)
-        >>> f"{loss(student, teacher, generator=torch.Generator().manual_seed(0)).item():.1f}"
-        '0'
+        >>> f"{loss(student, teacher, generator=torch.Generator().manual_seed(0)).item():.0f}"
+        '296'
     """
 
     def __init__(
