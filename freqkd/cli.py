@@ -20,7 +20,7 @@ from freqkd.compat import read_config, run_on_cpu_processes
 from freqkd.export import is_distillation, student_config, write_config
 from freqkd.preflight import check_checkpoint, check_data, check_model, check_work_dir
 
-USER_ERRORS = (ValueError, CheckpointError, FileNotFoundError, PermissionError, KeyError, ImportError)
+USER_ERRORS = (ValueError, TypeError, CheckpointError, FileNotFoundError, PermissionError, KeyError, ImportError)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

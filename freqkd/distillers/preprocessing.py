@@ -25,7 +25,12 @@ def _normalization(preprocessor: nn.Module, like: Tensor) -> tuple[Tensor, Tenso
 def describe(preprocessor: nn.Module) -> str:
     """Word a preprocessor's normalisation for a message."""
     mean, std, swapped = _normalization(preprocessor, torch.zeros(1, 3, 1, 1))
-    return f"mean {mean.flatten().tolist()}, std {std.flatten().tolist()}, channels {'swapped' if swapped else 'kept'}"
+    words = f"mean {mean.flatten().tolist()}, std {std.flatten().tolist()}, channels {'swapped' if swapped else 'kept'}"
+    return f"{words}, padding {_padding(preprocessor):g}"
+
+
+def _padding(preprocessor: nn.Module) -> float:
+    return float(getattr(preprocessor, "pad_value", getattr(preprocessor, "pad_val", 0)))
 
 
 def differ(student: nn.Module, teacher: nn.Module) -> bool:
@@ -58,7 +63,7 @@ def renormalize(inputs: Tensor, data_samples: Sequence[Any] | None, student: nn.
     if swap_s != swap_t:
         raw = raw.flip(1)
     out = (raw - mean_t) / std_t
-    pad = float(getattr(teacher, "pad_value", getattr(teacher, "pad_val", 0)))
+    pad = _padding(teacher)
     for image, sample in zip(out, data_samples or (), strict=False):
         height, width = sample.metainfo.get("img_shape", image.shape[-2:])[:2]
         image[:, height:], image[:, :, width:] = pad, pad

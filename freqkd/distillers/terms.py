@@ -72,6 +72,8 @@ class DistillTerm(nn.Module):
         self.align = build_part(align) if align is not None else None
         self.weight = build_weight(weight)
         self.levels = None if levels is None else tuple(levels)
+        if self.levels is not None and (not self.levels or min(self.levels) < 0):
+            raise ValueError(f"levels must be indices of tapped maps from 0 on, at least one, got {self.levels}")
         self.prompts = prompts
         self.schedule = TermSchedule(**schedule) if schedule is not None else None
         self.adapter: Adapter | None = MODELS.build(dict(adapter)) if isinstance(adapter, Mapping) else adapter

@@ -250,10 +250,13 @@ class FreeKDLoss(nn.Module):
     def load_prompts(self, state: Mapping[str, Tensor]) -> None:
         """Copy the tokens, and gates, of a prompt stage: keys `prompts.<i>.tokens` and `gates.<i>.*`, all of them.
 
+        The stamp of a prompt file, `teacher_hash`, is passed over: a loss knows no teacher.
+
         Raises:
             ValueError: `state` and this loss differ; names the levels, bands, prompts or channels that do.
         """
         own = self.state_dict()
+        state = {name: value for name, value in state.items() if name != "teacher_hash"}
         wrong = _differences(state, own)
         if wrong:
             raise ValueError(f"the prompts do not fit this loss: {'; '.join(wrong)}")

@@ -68,7 +68,7 @@ def test_differ_tells_whether_images_must_be_made_anew(change, expected):
 
 def test_describe_words_it():
     assert describe(preprocessor("detection", **UNIT)) == (
-        "mean [0.0, 0.0, 0.0], std [255.0, 255.0, 255.0], channels swapped"
+        "mean [0.0, 0.0, 0.0], std [255.0, 255.0, 255.0], channels swapped, padding 0"
     )
 
 
@@ -81,3 +81,10 @@ def test_pictures_get_their_red_first(small, options):
     assert (
         torch.from_numpy(to_rgb(inputs, module)).int() - blue_first.flip(1).permute(0, 2, 3, 1).int()
     ).abs().max() <= 1
+
+
+def test_another_padding_is_another_preprocessor():
+    ours, theirs = torch.nn.Module(), torch.nn.Module()
+    ours.pad_value, theirs.pad_value = 0, 7
+    assert differ(ours, theirs)
+    assert not differ(ours, ours)

@@ -153,3 +153,9 @@ def test_a_loss_that_changes_is_told_how_far_the_training_is(fresh, progress, ex
     assert term.loss.done == expected
     with pytest.raises(ValueError, match="progress must be one of 'epoch', 'iter', got 'epochs'"):
         DistillTerm(loss=Changing(), progress="epochs")
+
+
+@pytest.mark.parametrize("levels", [(), (-1,), (0, -2)])
+def test_levels_that_name_no_map_are_refused(levels):
+    with pytest.raises(ValueError, match="levels must be indices"):
+        DistillTerm(loss=MSELoss(), levels=levels)

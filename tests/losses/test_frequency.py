@@ -298,3 +298,9 @@ def test_wrong_input() -> None:
         freekd_loss(feat, feat, [torch.ones(1, 1, 1, 1)] * 4)
     with pytest.raises(ValueError, match=r"channel_weights must be \(N or 1, C\) = \(2, 4\), got \(2, 3\)"):
         freekd_loss(feat, feat, channel_weights=torch.ones(2, 3))
+
+
+def test_a_prompt_files_stamp_is_passed_over():
+    loss, other = FreeKDLoss(4, 1), FreeKDLoss(4, 1)
+    loss.load_prompts({**other.state_dict(), "teacher_hash": torch.zeros(32, dtype=torch.uint8)})
+    torch.testing.assert_close(loss.prompts[0].tokens, other.prompts[0].tokens)
