@@ -65,7 +65,7 @@ def print_report(summary: dict[str, Any], root: Path, seconds: float) -> None:
     say(table(summary))
     say(
         "\nOne seed. Equal steps, images in the same order, equal first weights; equal steps are not equal time: see the "
-        "last column.\nSeeds differ: see the README for three, and read nothing into a difference of their size."
+        "last column.\nOther seeds give other numbers (--seed N --work-dir ...): one run is no proof of a gain."
     )
     for name in TASKS:
         masks = summary[name]["prompts"]["masks"]
