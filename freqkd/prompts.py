@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from freqkd.checks import check_at_least, check_choice, check_map, upcast
-from freqkd.wavelets import Subbands, wavedec2, waverec2
+from freqkd.scores import subband_scores
+from freqkd.wavelets import HAAR_NAMES, Subbands, wavedec2, waverec2
 
 BAND_CHOICES = ("subband", "level")
 OVERLAP_CHOICES = ("jaccard", "dice")
@@ -221,9 +222,18 @@ class FrequencyPrompt(nn.Module):
         return tuple(_point(tokens, source) for tokens, source in zip(self.tokens, sources))
 
     @torch.no_grad()
-    def mean_masks(self, bands: Subbands) -> tuple[Tensor, ...]:
-        """Return the mean of the T masks of every band, (N, 1, h, w) each, without a graph: what distillation uses."""
-        return tuple(masks.mean(1, keepdim=True) for masks in self.masks(bands))
+    def mean_masks(self, feat: Tensor) -> tuple[Tensor, ...]:
+        """Return the mean of the T masks of every band of a map, (N, 1, h, w) each, without a graph.
+
+        It is all that distillation uses; with Haar it costs no transform of the map, see `subband_scores`.
+        """
+        if self.wavelet in HAAR_NAMES:
+            check_map("feat", feat, self.channels)
+            self.warn_if_small(feat)
+            masks = tuple(scores.sigmoid_() for scores in subband_scores(feat, self.tokens, self.level))
+        else:
+            masks = self.masks(self.decompose(feat))
+        return tuple(mask.mean(1, keepdim=True) for mask in masks)
 
     def rebuild(self, bands: Subbands, masks: Sequence[Tensor], size: tuple[int, int] | None = None) -> Tensor:
         """Return the map of `size` joined from bands that are weighted by the (scaled) sum of their masks."""

@@ -160,8 +160,8 @@ def test_mask_deviation() -> None:
 def test_mean_masks(bands: str) -> None:
     prompt = FrequencyPrompt(4, 3, level=2, bands=bands)
     prompt.tokens.data.normal_()
-    split = prompt.decompose(torch.randn(2, 4, 9, 10))
-    means, masks = prompt.mean_masks(split), prompt.masks(split)
+    feat = torch.randn(2, 4, 9, 10)
+    means, masks = prompt.mean_masks(feat), prompt.masks(prompt.decompose(feat))
     assert len(means) == len(prompt.tokens) == {"subband": 7, "level": 3}[bands]
     for mean, mask in zip(means, masks):
         assert not mean.requires_grad

@@ -8,7 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from freqkd.relation import ChannelGate, attention_weights, channel_relation, relation_weights
+from freqkd.relation import (
+    ChannelGate,
+    _resize,
+    _resize_back,
+    _resize_matrix,
+    attention_weights,
+    channel_relation,
+    relation_weights,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -150,3 +158,17 @@ def test_wrong_input() -> None:
         relation_weights(feat[:, :3], feat)
     with pytest.raises(ValueError, match=r"relation must be \(N, 4, 4\), got shape \(2, 3, 3\)"):
         ChannelGate(4)(torch.rand(2, 3, 3))
+
+
+@pytest.mark.parametrize("sizes", [((9, 11), (5, 6)), ((8, 12), (4, 6)), ((7, 7), (1, 1)), ((4, 5), (9, 9))])
+def test_resizing_back_is_the_transpose(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    feat, deeper = (torch.randn(2, 3, *size, dtype=torch.float64) for size in sizes)
+    products = (_resize(deeper, feat.shape) * feat).sum((2, 3))
+    torch.testing.assert_close((deeper * _resize_back(feat, deeper.shape)).sum((2, 3)), products)
+    rows, columns = (_resize_matrix(sizes[1][i], sizes[0][i], feat) for i in (0, 1))  # what replaces it on a GPU
+    torch.testing.assert_close(rows.t() @ feat @ columns, _resize_back(feat, deeper.shape))
+
+
+def test_relation_is_differentiable() -> None:
+    feat, deeper = torch.randn(1, 3, 6, 5, dtype=torch.float64), torch.randn(1, 2, 3, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(channel_relation, (feat.requires_grad_(), deeper.requires_grad_()))

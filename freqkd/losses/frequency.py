@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from freqkd.checks import as_maps, check_at_least, check_choice, check_map, check_same_shape, upcast
+from freqkd.losses.haar_distance import haar_distance, mean_mask, nest_weights
 from freqkd.prompts import BAND_CHOICES, OVERLAP_CHOICES, FrequencyPrompt, count_bands
 from freqkd.relation import ChannelGate, relation_weights
-from freqkd.wavelets import wavedec2
+from freqkd.wavelets import HAAR_NAMES, wavedec2
 
 RELATION_CHOICES = ("none", "attention", "gate")
 ORIENTATION_CHOICES = ("sum", "mean")
@@ -33,17 +34,19 @@ def freekd_loss(
     wavelet: str = "haar",
     include_low: bool = True,
     orientations: str = "sum",
+    compiled: bool = False,
 ) -> Tensor:
     r"""Return the masked L1 distance of the subbands of two feature maps.
 
     .. math:: \sum_b \mathrm{mean}\, | \omega \odot M_b \odot (t_b - s_b) |,\quad M_b = \frac{1}{T} \sum_i M_{b,i}
 
     over the bands b of `wavedec2`; the mean runs over batch, channels and positions. Masks are not negative, so
-    they are averaged before they multiply anything, and the transform is linear, so only t - s is transformed.
+    they are averaged before they multiply anything, and the transform is linear, so only t - s is transformed. With
+    Haar, loss and gradient come from one walk over the maps, see `haar_distance`.
 
     Args:
         student: the student's map, already with the teacher's channels and size.
-        teacher: the teacher's map; receives no gradient.
+        teacher: the teacher's map; like the masks and weights it receives no gradient.
         masks: one tensor per band, as `FrequencyPrompt.masks` or `mean_masks` returns them for the teacher's bands:
             1 + 3 * level of them, or 1 + level that serve all orientations of a level. None is a mask of ones.
         channel_weights: omega, as `relation_weights` returns it; None is ones.
@@ -51,6 +54,7 @@ def freekd_loss(
         wavelet: see `wavedec2`.
         include_low: whether the low band counts.
         orientations: "sum" (the paper: every band counts alike) or "mean" (the released program: every level does).
+        compiled: let `torch.compile` fuse the walk (Haar alone); needs a C++ compiler, or Triton on a GPU.
 
     Shape:
         student, teacher: (N, C, H, W); masks[b]: (N, T, h, w) of that band; channel_weights: (N or 1, C).
@@ -87,38 +91,38 @@ def freekd_loss(
         raise ValueError(
             f"channel_weights must be (N or 1, C) = {tuple(student.shape[:2])}, got {tuple(channel_weights.shape)}"
         )
+    if wavelet not in HAAR_NAMES:
+        return _plain_distance(student, teacher, masks, channel_weights, level, wavelet, include_low, orientations)
+    with torch.no_grad():
+        weights, scale = nest_weights(masks, student, level, include_low, orientations)
+    return haar_distance(student, teacher.detach(), weights, channel_weights, level, compiled) * scale
+
+
+def _plain_distance(
+    student: Tensor,
+    teacher: Tensor,
+    masks: Sequence[Tensor] | None,
+    channel_weights: Tensor | None,
+    level: int,
+    wavelet: str,
+    include_low: bool,
+    orientations: str,
+) -> Tensor:
+    """Return `freekd_loss` as its formula reads, for any wavelet."""
     low, details = wavedec2(upcast(student) - upcast(teacher.detach()), wavelet, level)
+    omega = 1.0 if channel_weights is None else channel_weights.detach()[:, :, None, None]
+    bands = [low] + [band for detail in details for band in detail.unbind(2)]
     total = low.new_zeros(())
-    if include_low:
-        total = total + _band_distance(low.unsqueeze(2), masks[:1] if masks else None, channel_weights, 0)
-    for index, detail in enumerate(details):
-        first = 1 + index if per_level else 1 + 3 * index
-        chosen = masks[first : first + (1 if per_level else 3)] if masks else None
-        # The mean over a level's orientations is a third of the sum of their three means.
-        share = 1 / 3 if orientations == "mean" else 1.0
-        total = total + share * _band_distance(detail, chosen, channel_weights, first)
+    for index, band in enumerate(bands):
+        if index == 0 and not include_low:
+            continue
+        share = 1 / 3 if index and orientations == "mean" else 1.0
+        mask: Tensor | float = 1.0
+        if masks is not None:
+            which = index if len(masks) == len(bands) else (index + 2) // 3
+            mask = mean_mask(masks[which], f"masks[{which}]", low.shape[0], (band.shape[-2], band.shape[-1]))
+        total = total + share * (omega * mask * band).abs().mean()
     return total
-
-
-def _band_distance(bands: Tensor, masks: Sequence[Tensor] | None, weights: Tensor | None, first: int) -> Tensor:
-    """Return the sum over D of the mean of weight * mask * |band|, for bands (N, C, D, h, w) and D masks or one."""
-    batch, _, count = bands.shape[:3]
-    # Channels are added up before masks come in: only |band| is ever as large as the band.
-    if weights is None:
-        distance = bands.abs().sum(1)
-    else:
-        with torch.autocast(bands.device.type, enabled=False):
-            row = weights.to(bands.dtype).unsqueeze(1)
-            distance = torch.matmul(row, bands.abs().flatten(2)).reshape(batch, *bands.shape[2:])
-    if masks is not None:
-        for offset, mask in enumerate(masks):
-            if mask.dim() != 4 or mask.shape[0] not in (1, batch) or mask.shape[2:] != bands.shape[3:]:
-                raise ValueError(
-                    f"masks[{first + offset}] must be (N, T, h, w) with N = {batch} and positions "
-                    f"{tuple(bands.shape[3:])}, got shape {tuple(mask.shape)}"
-                )
-        distance = distance * torch.stack([upcast(mask).mean(1) for mask in masks], dim=1)
-    return distance.sum() * (count / bands.numel())
 
 
 class FreeKDLoss(nn.Module):
@@ -156,6 +160,7 @@ class FreeKDLoss(nn.Module):
         relation: channel weights: "none", "attention" (parameter-free) or "gate" (MLPs trained in the prompt stage).
         normalize: see `FrequencyPrompt`.
         orientations: "sum" or "mean", see `freekd_loss`.
+        compiled: see `freekd_loss`.
         loss_weight: factor on the result.
 
     Attributes:
@@ -200,6 +205,7 @@ class FreeKDLoss(nn.Module):
         relation: str | None = None,
         normalize: bool | None = None,
         orientations: str | None = None,
+        compiled: bool = False,
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
@@ -220,6 +226,7 @@ class FreeKDLoss(nn.Module):
         self.relation = str(chosen["relation"])
         self.loss_weight = loss_weight
         self._options = {name: chosen[name] for name in ("level", "wavelet", "include_low", "orientations")}
+        self._options["compiled"] = bool(compiled)
         options = {name: chosen[name] for name in ("level", "wavelet", "bands", "overlap", "normalize")}
         self.prompts = nn.ModuleList(FrequencyPrompt(width, num_prompts, **options) for width in widths)
         self.gates = nn.ModuleList(ChannelGate(width) for width in widths if self.relation == "gate")
@@ -235,7 +242,7 @@ class FreeKDLoss(nn.Module):
             check_same_shape(student, teacher, f"features of level {index}")
             prompt = cast(FrequencyPrompt, self.prompts[index])
             with torch.no_grad():
-                masks = prompt.mean_masks(prompt.decompose(teacher))
+                masks = prompt.mean_masks(teacher)
                 weights = self._channel_weights(pairs, index)
             losses.append(freekd_loss(student, teacher, masks, weights, **self._options))
         return self.loss_weight * torch.stack(losses).sum()

@@ -1,0 +1,129 @@
+"""The walk that gives loss and gradient at once, against the formula and autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from freqkd.losses import haar_distance as module
+from freqkd.losses.frequency import FreeKDLoss, _plain_distance, freekd_loss
+from freqkd.losses.haar_distance import gradient_of, haar_distance, nest_weights, stream_gradient
+
+SIZES = [(16, 24), (13, 21), (40, 9), (1, 1), (2, 3)]
+
+
+def _case(size: tuple[int, int], layout: torch.memory_format, bands: str) -> tuple[Tensor, Tensor, list[Tensor]]:
+    torch.manual_seed(0)
+    student, teacher = (torch.randn(2, 5, *size, dtype=torch.float64).contiguous(memory_format=layout) for _ in "st")
+    depths = [3] + [1 + i // 3 for i in range(9)] if bands == "subband" else [3, 1, 2, 3]
+    shapes = [tuple(-(-side // 2**depth) for side in size) for depth in depths]
+    return student, teacher, [torch.rand(2, 2, *shape, dtype=torch.float64) for shape in shapes]
+
+
+def _reference(student: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    student = student.clone().requires_grad_()
+    loss = _plain_distance(student, *rest)
+    return loss.detach(), torch.autograd.grad(loss, student)[0]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bands", ["subband", "level"])
+@pytest.mark.parametrize("include_low", [True, False])
+@pytest.mark.parametrize("orientations", ["sum", "mean"])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_both_walks_equal_the_formula(size, layout, bands, include_low, orientations, weighted) -> None:
+    student, teacher, masks = _case(size, layout, bands)
+    omega = torch.randn(2, 5, dtype=torch.float64) if weighted else None  # a negative weight counts by its size
+    expected, gradient = _reference(student, teacher, masks, omega, 3, "haar", include_low, orientations)
+    weights, scale = nest_weights(masks, student, 3, include_low, orientations)
+    for walk in (stream_gradient, gradient_of):
+        loss, ahead = walk(student, teacher, weights, omega, 3)
+        torch.testing.assert_close(loss * scale, expected)
+        torch.testing.assert_close(ahead * scale, gradient)
+
+
+@pytest.mark.parametrize("level", [1, 2, 4])
+def test_other_levels_and_no_masks(level: int) -> None:
+    student, teacher, _ = _case((19, 33), torch.contiguous_format, "subband")
+    student.requires_grad_()
+    loss = freekd_loss(student, teacher, level=level)
+    expected, gradient = _reference(student.detach(), teacher, None, None, level, "haar", True, "sum")
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, student)[0], gradient)
+
+
+@pytest.mark.parametrize("tile", [1, 5 * 2 * 24 * 8 * 2])
+def test_tiles_do_not_show(monkeypatch, tile: int) -> None:
+    student, teacher, masks = _case((45, 21), torch.channels_last, "subband")
+    weights, _ = nest_weights(masks, student, 3, True, "sum")
+    whole = stream_gradient(student, teacher, weights, None, 3)
+    monkeypatch.setattr(module, "TILE", tile)
+    for ours, expected in zip(stream_gradient(student, teacher, weights, None, 3), whole):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_equal_coefficients_have_no_gradient() -> None:
+    teacher = torch.randn(1, 3, 9, 9)
+    student = teacher.clone().requires_grad_()
+    freekd_loss(student, teacher).backward()
+    assert torch.equal(student.grad, torch.zeros_like(student))
+
+
+def test_gradient_survives_a_second_backward_and_scales() -> None:
+    student, teacher, masks = _case((13, 21), torch.channels_last, "subband")
+    student.requires_grad_()
+    loss = freekd_loss(student, teacher, masks)
+    once = torch.autograd.grad(loss, student, retain_graph=True)[0]
+    again = torch.autograd.grad(loss * 3, student)[0]
+    torch.testing.assert_close(again, 3 * once)
+
+
+def test_half_gradient_does_not_underflow() -> None:
+    student = torch.randn(1, 64, 128, 128).half().requires_grad_()  # 1 / numel is below the smallest half
+    teacher = torch.randn(1, 64, 128, 128).half()
+    loss = freekd_loss(student, teacher)
+    gradient = torch.autograd.grad(loss * 2.0**16, student)[0].float() / 2**16
+    full = student.detach().float().requires_grad_()
+    expected = torch.autograd.grad(freekd_loss(full, teacher.float()), full)[0]
+    assert gradient.abs().min() > 0 or expected.abs().min() == 0
+    torch.testing.assert_close(gradient, expected, rtol=2e-3, atol=expected.abs().max().item() * 2e-3)
+
+
+def test_a_whole_loss_compiles_without_a_break() -> None:
+    """Under somebody else's compiler the expression is traced, the walk in place is not."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    loss = FreeKDLoss(4, 2, relation="none")
+    loss.load_prompts({name: torch.randn_like(value) for name, value in loss.state_dict().items()})
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    students = [torch.randn(1, 4, *size, requires_grad=True) for size in ((16, 24), (13, 9))]
+    teachers = [torch.randn(1, 4, *size) for size in ((16, 24), (13, 9))]
+    expected, actual = loss(students, teachers), compiled(students, teachers)
+    torch.testing.assert_close(actual, expected)
+    for ours, theirs in zip(torch.autograd.grad(actual, students), torch.autograd.grad(expected, students)):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.slow
+def test_compiled() -> None:
+    """One kernel for all sizes, equal to the walk; a map of a few blocks is walked."""
+    torch.manual_seed(0)
+    for size in ((11, 13), (24, 17), (3, 5)):
+        student, teacher = (torch.randn(1, 8, *size) for _ in "st")
+        student.requires_grad_()
+        omega = torch.rand(1, 8)
+        expected = freekd_loss(student, teacher, None, omega, level=1)
+        actual = freekd_loss(student, teacher, None, omega, level=1, compiled=True)
+        torch.testing.assert_close(actual, expected)
+        ours, theirs = (torch.autograd.grad(loss, student)[0] for loss in (actual, expected))
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_no_gradient_for_teacher_weights_and_masks() -> None:
+    student, teacher, weights = (torch.randn(1, 2, 8, 8, requires_grad=True) for _ in "stw")
+    haar_distance(student, teacher, weights[:, :1], None, 3).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+    assert weights.grad is None
