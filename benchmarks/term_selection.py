@@ -124,7 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=sorted(FOLDER))
     parser.add_argument("--terms", nargs="+", help="names of shipped configs, 'none' or 'alone'; default: a choice")
-    parser.add_argument("--share", type=float, default=0.5, help="share of the task's gradient that the logit term gets")
+    parser.add_argument(
+        "--share", type=float, default=0.5, help="share of the task's gradient that the logit term gets"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--work-dir", default="work_dirs/term_selection")
     parser.add_argument("--results", help="default: benchmarks/results/term_selection_TASK.json")

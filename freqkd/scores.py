@@ -44,21 +44,33 @@ def subband_scores(feat: Tensor, tokens: Tensor, level: int) -> tuple[Tensor, ..
             f"tokens must hold {1 + 3 * level} sets (one per subband) or {1 + level} (one per level) for level={level}, "
             f"got {tokens.shape[0]}"
         )
-    low = upcast(feat)
-    tokens = tokens.to(low.dtype) * _halves(tokens.shape[0], low)
     sets = 1 if tokens.shape[0] == 1 + level else 3
+    *finer, coarsest = project_levels(feat, tokens, level)
     details: list[Tensor] = []
-    for index in range(level):
-        chosen = tokens[1 + sets * index : 1 + sets * (index + 1)]
-        projected = _even(_project(low, chosen.flatten(0, 1)))
-        projected = projected.reshape(projected.shape[0], sets, -1, *projected.shape[2:])
-        a, b, c, d = (projected[..., row::2, column::2].unbind(1) for row in (0, 1) for column in (0, 1))
+    for projected in map(_even, finer):
+        grouped = projected.reshape(projected.shape[0], sets, -1, *projected.shape[2:])
+        a, b, c, d = (grouped[..., row::2, column::2].unbind(1) for row in (0, 1) for column in (0, 1))
         if sets == 1:
             details.append(3 * a[0] - b[0] - c[0] - d[0])
         else:
             details += [a[0] + b[0] - c[0] - d[0], a[1] - b[1] + c[1] - d[1], a[2] - b[2] - c[2] + d[2]]
+    return (coarsest, *details)
+
+
+def project_levels(feat: Tensor, tokens: Tensor, level: int) -> list[Tensor]:
+    """Return the products that `subband_scores` transforms.
+
+    One (N, K, h, w) for every level of the transform, finest first, with the K = T or 3 T tokens of that level on the map
+    that the level splits (times a butterfly's 1/2), and last the products of the low band itself.
+    """
+    low = upcast(feat)
+    tokens = tokens.to(low.dtype) * _halves(tokens.shape[0], low)
+    sets = 1 if tokens.shape[0] == 1 + level else 3
+    projections = []
+    for index in range(level):
+        projections.append(_project(low, tokens[1 + sets * index : 1 + sets * (index + 1)].flatten(0, 1)))
         low = _low(low)
-    return (_project(low, tokens[0]), *details)
+    return [*projections, _project(low, tokens[0])]
 
 
 def _halves(sets: int, like: Tensor) -> Tensor:

@@ -33,6 +33,9 @@ def results():
         prompts=dict(params=6e3, metric=0.49, seconds=30.0, masks=masks),
         alone=found,
         distilled=dict(found, metric=0.45, terms=dict(loss_freekd=dict(gradient_share=0.5))),
+        combined=dict(
+            found, metric=0.46, terms=dict(loss_freekd=dict(gradient_share=0.5), loss_logit=dict(gradient_share=0.4))
+        ),
     )
 
 
@@ -47,6 +50,7 @@ def test_a_good_run_passes_its_own_check(demo, results):
         (("prompts", "masks", "after", "deviation"), 0.002, "flat"),
         (("distilled", "terms", "loss_freekd", "gradient_share"), 0.05, "share"),
         (("distilled", "terms", "loss_freekd", "gradient_share"), None, "share"),
+        (("combined", "terms", "loss_logit", "gradient_share"), 0.05, "loss_logit"),
     ],
 )
 def test_a_run_that_shows_nothing_fails(demo, results, path, value, word):
@@ -61,11 +65,13 @@ def test_a_run_that_shows_nothing_fails(demo, results, path, value, word):
 
 def test_the_table_has_every_network_its_metric_and_its_time(demo, results):
     lines = demo.report.table(dict(detection=results, segmentation=results)).splitlines()
-    assert len(lines) == 2 + 8
+    assert len(lines) == 2 + 10
     assert "0.450 box AP" in lines[5]
     assert "70 s" in lines[5]
     assert "shipped" in lines[2]
-    assert "mIoU" in lines[6]
+    assert "FreeKD + binary KD" in lines[6]
+    assert "0.460" in lines[6]
+    assert "mIoU" in lines[7]
 
 
 def test_the_summary_holds_no_nan_and_is_whole_or_absent(demo, tmp_path):
@@ -84,4 +90,5 @@ def test_the_announced_steps_are_those_of_the_configs(demo, monkeypatch):
     assert demo.tasks.steps_of(detection.config("prompts")) == 4 * 26
     assert demo.tasks.steps_of(segmentation.config("distilled")) == 300
     for task in (detection, segmentation):
-        assert demo.tasks.steps_of(task.config("alone")) == demo.tasks.steps_of(task.config("distilled"))
+        for stage in ("distilled", "combined"):
+            assert demo.tasks.steps_of(task.config("alone")) == demo.tasks.steps_of(task.config(stage))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from freqkd.checks import as_maps, check_at_least, check_choice, check_map, check_same_shape, upcast
-from freqkd.losses.haar_distance import haar_distance, mean_mask, nest_weights
+from freqkd.losses.haar_compiled import is_small
+from freqkd.losses.haar_distance import haar_distance, mean_mask, nest_weights, pointed_distance
 from freqkd.prompts import BAND_CHOICES, OVERLAP_CHOICES, FrequencyPrompt, count_bands
 from freqkd.relation import ChannelGate, relation_weights
 from freqkd.wavelets import HAAR_NAMES, wavedec2
@@ -160,7 +161,7 @@ class FreeKDLoss(nn.Module):
         relation: channel weights: "none", "attention" (parameter-free) or "gate" (MLPs trained in the prompt stage).
         normalize: see `FrequencyPrompt`.
         orientations: "sum" or "mean", see `freekd_loss`.
-        compiled: see `freekd_loss`.
+        compiled: let `torch.compile` fuse masks and walk, see `freekd_loss`.
         loss_weight: factor on the result.
 
     Attributes:
@@ -223,10 +224,10 @@ class FreeKDLoss(nn.Module):
         check_choice("orientations", chosen["orientations"], ORIENTATION_CHOICES)
         self.num_levels = num_levels
         chosen["wavelet"] = wavelet
+        self.compiled = bool(compiled) and wavelet in HAAR_NAMES
         self.relation = str(chosen["relation"])
         self.loss_weight = loss_weight
-        self._options = {name: chosen[name] for name in ("level", "wavelet", "include_low", "orientations")}
-        self._options["compiled"] = bool(compiled)
+        self._options = {name: chosen[name] for name in ("level", "include_low", "orientations")}
         options = {name: chosen[name] for name in ("level", "wavelet", "bands", "overlap", "normalize")}
         self.prompts = nn.ModuleList(FrequencyPrompt(width, num_prompts, **options) for width in widths)
         self.gates = nn.ModuleList(ChannelGate(width) for width in widths if self.relation == "gate")
@@ -242,9 +243,12 @@ class FreeKDLoss(nn.Module):
             check_same_shape(student, teacher, f"features of level {index}")
             prompt = cast(FrequencyPrompt, self.prompts[index])
             with torch.no_grad():
-                masks = prompt.mean_masks(teacher)
                 weights = self._channel_weights(pairs, index)
-            losses.append(freekd_loss(student, teacher, masks, weights, **self._options))
+            if self.compiled and not is_small(student, prompt.level):
+                losses.append(pointed_distance(student, teacher, prompt.tokens, weights, **self._options))
+            else:
+                options = {**self._options, "wavelet": prompt.wavelet}
+                losses.append(freekd_loss(student, teacher, prompt.mean_masks(teacher), weights, **options))
         return self.loss_weight * torch.stack(losses).sum()
 
     def _channel_weights(self, pairs: list[tuple[Tensor, Tensor]], index: int) -> Tensor | None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
+import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from freqkd.checks import upcast
+from freqkd.checks import check_map, upcast
+from freqkd.losses.haar_compiled import (
+    compiled_gradient,
+    compiled_weights,
+    gradient_of,
+    is_small,
+    to_blocks,
+)
+from freqkd.scores import project_levels
 
 # Numbers per tile of the scratch on a CPU: 4 MB in float32, so that the passes over a tile stay in the cache.
 TILE = 2**20
-# Blocks of a map below which a compiled kernel gains nothing and would be compiled anew.
-SMALL = 16
 
 
 def nest_weights(
@@ -35,7 +40,7 @@ def nest_weights(
         orientations: "sum" or "mean", see `freekd_loss`.
 
     Returns:
-        weights (N or 1, 1, H', W') with H', W' the next multiples of 2^level, and the factor that makes of the weighted
+        weights (N or 1, 1, H', W') with H', W' the next multiples of 2^level, and the scale that makes of the weighted
         sum the sum of means. They are kept apart because their product underflows in half precision.
 
     Raises:
@@ -45,14 +50,13 @@ def nest_weights(
     rows = 1 if masks is None else max(mask.shape[0] for mask in masks)
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     weights = torch.zeros(rows, 1, height, width, dtype=dtype, device=like.device)
-    finest = _positions(like, 1)
+    factors, scale = band_factors(like, level, include_low, orientations)
 
-    def fill(place: Tensor, which: int, depth: int, share: float) -> None:
-        size = _positions(like, depth)
-        factor = share * finest[0] * finest[1] / (size[0] * size[1] * 2**depth)
+    def fill(place: Tensor, which: int, depth: int, factor: float) -> None:
         if masks is None:
             place.fill_(factor)
         else:
+            size = _positions(like, depth)
             mask = mean_mask(masks[which], f"masks[{which}]", like.shape[0], size)
             place[..., : size[0], : size[1]] = mask * factor
 
@@ -60,11 +64,53 @@ def nest_weights(
     for depth in range(1, level + 1):
         for k, (row, column) in enumerate(((1, 0), (0, 1), (1, 1))):
             which = depth if masks is not None and len(masks) == 1 + level else 3 * depth - 2 + k
-            fill(corner[..., row::2, column::2], which, depth, 1 / 3 if orientations == "mean" else 1.0)
+            fill(corner[..., row::2, column::2], which, depth, factors[depth])
         corner = corner[..., 0::2, 0::2]
-    if include_low:
-        fill(corner, 0, level, 1.0)
-    return weights, 1.0 / (like.shape[0] * like.shape[1] * finest[0] * finest[1])
+    fill(corner, 0, level, factors[0])
+    return weights, scale
+
+
+def point_weights(
+    teacher: Tensor, tokens: Tensor, level: int, include_low: bool, orientations: str
+) -> tuple[Tensor, float]:
+    """Return `nest_weights` of the masks that tokens make of a teacher's map, the small work of it compiled."""
+    factors, scale = band_factors(teacher, level, include_low, orientations)
+    projections = project_levels(teacher, tokens, level)
+    laid = torch.tensor(factors, dtype=projections[0].dtype).to(teacher.device)
+    return compiled_weights(projections, laid, *_positions(teacher, level)), scale
+
+
+def pointed_distance(
+    student: Tensor,
+    teacher: Tensor,
+    tokens: Tensor,
+    channel_weights: Tensor | None,
+    *,
+    level: int,
+    include_low: bool,
+    orientations: str,
+) -> Tensor:
+    """Return `freekd_loss` with the masks that tokens make of the teacher's map, all of it compiled.
+
+    See `FreeKDLoss` for what it means; maps of a few blocks are not worth it, see `is_small`.
+    """
+    check_map("teacher", teacher, tokens.shape[-1])
+    with torch.no_grad():
+        weights, scale = point_weights(teacher, tokens, level, include_low, orientations)
+    return haar_distance(student, teacher.detach(), weights, channel_weights, level, compiled=True) * scale
+
+
+def band_factors(like: Tensor, level: int, include_low: bool, orientations: str) -> tuple[list[float], float]:
+    """Return what a mean over the low band, and over one band of every level, counts beside the finest, and its scale."""
+    sizes = [math.prod(_positions(like, depth)) for depth in range(1, level + 1)]
+    share = 1 / 3 if orientations == "mean" else 1.0
+    details = [share * sizes[0] / (size * 2**depth) for depth, size in enumerate(sizes, 1)]
+    low = sizes[0] / (sizes[-1] * 2**level) if include_low else 0.0
+    return [low, *details], 1.0 / (like.shape[0] * like.shape[1] * sizes[0])
+
+
+def _positions(like: Tensor, level: int) -> tuple[int, int]:
+    return -(-like.shape[-2] // 2**level), -(-like.shape[-1] // 2**level)
 
 
 def mean_mask(mask: Tensor, name: str, batch: int, size: tuple[int, int]) -> Tensor:
@@ -79,10 +125,6 @@ def mean_mask(mask: Tensor, name: str, batch: int, size: tuple[int, int]) -> Ten
         )
     mask = upcast(mask.detach())
     return mask if mask.shape[1] == 1 else mask.mean(1, keepdim=True)
-
-
-def _positions(like: Tensor, level: int) -> tuple[int, int]:
-    return -(-like.shape[-2] // 2**level), -(-like.shape[-1] // 2**level)
 
 
 def haar_distance(
@@ -131,10 +173,11 @@ class _HaarDistance(torch.autograd.Function):
         level: int,
         compiled: bool,
     ) -> Tensor:
-        walk = compiled_gradient if compiled else stream_gradient
         if torch.compiler.is_compiling():
-            walk = gradient_of
-        loss, gradient = walk(student, teacher, weights, channel_weights, level)
+            loss, gradient = gradient_of(student, teacher, to_blocks(weights, level), channel_weights, level)
+        else:
+            walk = compiled_gradient if compiled and not is_small(weights, level) else stream_gradient
+            loss, gradient = walk(student, teacher, weights, channel_weights, level)
         ctx.save_for_backward(gradient)
         return loss
 
@@ -142,8 +185,17 @@ class _HaarDistance(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        # Multiplied in the student's precision, which the scale of a loss scaler is meant for.
-        return gradient * upstream.to(gradient.dtype), None, None, None, None, None
+        # Multiplied in the student's precision, which the scale of a loss scaler is meant for; in place where nobody asks
+        # again, as a second pyramid costs more in fresh memory than in arithmetic.
+        scale = upstream.to(gradient.dtype)
+        gradient = gradient * scale if _kept() else gradient.mul_(scale)
+        return gradient, None, None, None, None, None
+
+
+def _kept() -> bool:
+    """Whether the graph outlives the running backward, as far as torch tells."""
+    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return torch.compiler.is_compiling() or ask is None or bool(ask())
 
 
 def _channels(channel_weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -201,72 +253,3 @@ def _split_in_place(x: Tensor) -> None:
     for even, odd in ((x[..., 0::2, :], x[..., 1::2, :]), (x[..., 0::2], x[..., 1::2])):
         even.add_(odd)
         torch.add(even, odd, alpha=-2, out=odd)
-
-
-def gradient_of(
-    student: Tensor, teacher: Tensor, weights: Tensor, channel_weights: Tensor | None, level: int
-) -> tuple[Tensor, Tensor]:
-    """Return loss and gradient of `haar_distance` as one expression without mutation, for a compiler to fuse.
-
-    Everything is laid out in blocks of 2^level x 2^level positions, channels last: whatever the size of a map, only the
-    number of blocks differs.
-    """
-    block = 2**level
-    batch, channels, height, width = student.shape
-    # A fresh tensor in blocks: a view would tell the compiler that its width may equal the map's, which it then demands.
-    places = [weights.reshape(-1, weights.shape[-2] // block, block, weights.shape[-1] // block, block, 1).clone()]
-    rows, columns = places[0].shape[1], places[0].shape[3]
-    omega = None if channel_weights is None else channel_weights.to(weights.dtype)[:, None, None, :]
-    difference = upcast(teacher).permute(0, 2, 3, 1) - upcast(student).permute(0, 2, 3, 1)
-    difference = difference if omega is None else difference * omega
-    padded = F.pad(difference, (0, 0, 0, columns * block - width, 0, rows * block - height))
-    lows = [padded.reshape(batch, rows, block, columns, block, channels)]
-    for _ in range(level):
-        a, b, c, d = _corners(lows[-1])
-        lows.append(a + b + c + d)
-        places.append(_corners(places[-1])[0])
-    loss = (lows[-1].abs() * places[-1]).sum()
-    gradient = lows[-1].sign() * -places[-1]
-    for low, place in zip(reversed(lows[:-1]), reversed(places[:-1])):
-        a, b, c, d = _corners(low)
-        bands = (a - b + c - d, a + b - c - d, a - b - c + d)
-        shares = _corners(place)[1:]
-        terms = [band.abs() * share for band, share in zip(bands, shares)]
-        loss = loss + (terms[0] + terms[1] + terms[2]).sum()
-        hl, lh, hh = (band.sign() * -share for band, share in zip(bands, shares))
-        gradient = _join_corners(
-            gradient + lh + hl + hh, gradient + lh - hl - hh, gradient - lh + hl - hh, gradient - lh - hl + hh
-        )
-    gradient = gradient.reshape(batch, rows * block, columns * block, channels)[:, :height, :width]
-    gradient = gradient if omega is None else gradient * omega
-    return loss, gradient.to(student.dtype).permute(0, 3, 1, 2)
-
-
-def _corners(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return a, b, c, d of every [[a, b], [c, d]] within the blocks of (N, rows, k, columns, k, C)."""
-    upper, lower = x[:, :, 0::2], x[:, :, 1::2]
-    return upper[:, :, :, :, 0::2], upper[:, :, :, :, 1::2], lower[:, :, :, :, 0::2], lower[:, :, :, :, 1::2]
-
-
-def _join_corners(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    batch, rows, size, columns, _, channels = a.shape
-    upper = torch.stack((a, b), dim=5).reshape(batch, rows, size, columns, 2 * size, channels)
-    lower = torch.stack((c, d), dim=5).reshape(batch, rows, size, columns, 2 * size, channels)
-    return torch.stack((upper, lower), dim=3).reshape(batch, rows, 2 * size, columns, 2 * size, channels)
-
-
-@cache
-def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
-    return cast("Callable[..., tuple[Tensor, Tensor]]", torch.compile(gradient_of, dynamic=True))
-
-
-def compiled_gradient(
-    student: Tensor, teacher: Tensor, weights: Tensor, channel_weights: Tensor | None, level: int
-) -> tuple[Tensor, Tensor]:
-    """Return what `gradient_of` does, compiled once for maps of all sizes but tiny ones, which are streamed."""
-    rows, columns = weights.shape[-2] // 2**level, weights.shape[-1] // 2**level
-    if min(rows, columns) < 2 or rows * columns < SMALL:
-        return stream_gradient(student, teacher, weights, channel_weights, level)
-    last = torch.channels_last
-    student, teacher = student.contiguous(memory_format=last), teacher.contiguous(memory_format=last)
-    return _compiled()(student, teacher, weights, channel_weights, level)

@@ -8,7 +8,10 @@ from torch import Tensor
 
 from freqkd.losses import haar_distance as module
 from freqkd.losses.frequency import FreeKDLoss, _plain_distance, freekd_loss
-from freqkd.losses.haar_distance import gradient_of, haar_distance, nest_weights, stream_gradient
+from freqkd.losses.haar_compiled import gradient_of, pointed_weights, to_blocks
+from freqkd.losses.haar_distance import band_factors, haar_distance, nest_weights, stream_gradient
+from freqkd.prompts import FrequencyPrompt
+from freqkd.scores import project_levels
 
 SIZES = [(16, 24), (13, 21), (40, 9), (1, 1), (2, 3)]
 
@@ -38,8 +41,8 @@ def test_both_walks_equal_the_formula(size, layout, bands, include_low, orientat
     omega = torch.randn(2, 5, dtype=torch.float64) if weighted else None  # a negative weight counts by its size
     expected, gradient = _reference(student, teacher, masks, omega, 3, "haar", include_low, orientations)
     weights, scale = nest_weights(masks, student, 3, include_low, orientations)
-    for walk in (stream_gradient, gradient_of):
-        loss, ahead = walk(student, teacher, weights, omega, 3)
+    for walk, laid in ((stream_gradient, weights), (gradient_of, to_blocks(weights, 3))):
+        loss, ahead = walk(student, teacher, laid, omega, 3)
         torch.testing.assert_close(loss * scale, expected)
         torch.testing.assert_close(ahead * scale, gradient)
 
@@ -101,6 +104,42 @@ def test_a_whole_loss_compiles_without_a_break() -> None:
     students = [torch.randn(1, 4, *size, requires_grad=True) for size in ((16, 24), (13, 9))]
     teachers = [torch.randn(1, 4, *size) for size in ((16, 24), (13, 9))]
     expected, actual = loss(students, teachers), compiled(students, teachers)
+    torch.testing.assert_close(actual, expected)
+    for ours, theirs in zip(torch.autograd.grad(actual, students), torch.autograd.grad(expected, students)):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (13, 21), (2, 3)])
+@pytest.mark.parametrize("bands", ["subband", "level"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_from_projections_equal_those_of_masks(size, bands: str, layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    prompt = FrequencyPrompt(5, 3, 3, bands).double()
+    prompt.tokens.data.normal_()
+    prompt._warned = True
+    teacher = torch.randn(2, 5, *size, dtype=torch.float64).contiguous(memory_format=layout)
+    for include_low, orientations in ((True, "sum"), (False, "mean")):
+        expected, scale = nest_weights(prompt.mean_masks(teacher), teacher, 3, include_low, orientations)
+        factors, same = band_factors(teacher, 3, include_low, orientations)
+        blocks = (-(-size[0] // 8), -(-size[1] // 8))
+        laid = torch.tensor(factors, dtype=torch.float64)
+        weights = pointed_weights(project_levels(teacher, prompt.tokens, 3), laid, *blocks)
+        assert scale == same
+        inside = expected > 0  # positions that exist; where there is none, coefficients are zero
+        torch.testing.assert_close(weights[inside], expected[inside])
+        assert weights.shape == expected.shape
+
+
+@pytest.mark.slow
+def test_a_compiled_module() -> None:
+    torch.manual_seed(0)
+    plain, fast = (FreeKDLoss(4, 2, 3, level=1, relation="none", compiled=compiled) for compiled in (False, True))
+    state = {name: torch.randn_like(value) for name, value in plain.state_dict().items()}
+    plain.load_prompts(state)
+    fast.load_prompts(state)
+    students = [torch.randn(2, 4, *size, requires_grad=True) for size in ((11, 13), (6, 7))]
+    teachers = [torch.randn(2, 4, *size) for size in ((11, 13), (6, 7))]
+    expected, actual = plain(students, teachers), fast(students, teachers)
     torch.testing.assert_close(actual, expected)
     for ours, theirs in zip(torch.autograd.grad(actual, students), torch.autograd.grad(expected, students)):
         torch.testing.assert_close(ours, theirs)

@@ -1,4 +1,4 @@
-"""Distil a real detector and a real segmenter on the shipped samples: teacher, student alone, student distilled.
+"""Distil a real detector and a real segmenter on the shipped samples: teacher, student alone, students distilled.
 
 Everything goes to work_dirs/demo. Interrupted, it picks up where it was.
 """
@@ -37,7 +37,7 @@ def fingerprint(task: Task, stage: str, seed: int) -> str:
     if not teacher.exists():
         raise DemoError(f"the shipped teacher {teacher} is missing: restore it with git, or train it: make teachers")
     digest = hashlib.sha256(f"seed {seed}\n{config.pretty_text}".encode() + teacher.read_bytes())
-    if stage == "distilled":
+    if stage in ("distilled", "combined"):
         digest.update(task.config("prompts").pretty_text.encode())
     return digest.hexdigest()
 
@@ -94,7 +94,7 @@ def run_stage(task: Task, stage: str, folder: Path, seed: int) -> dict[str, Any]
             result["masks"] = {when: hub.runtime_info[f"prompt_statistics_{when}"] for when in ("before", "after")}
             return result
         result["params"] = count_parameters(config)
-        if stage == "distilled":
+        if stage in ("distilled", "combined"):
             result["terms"] = describe_terms(config, runner.model, hub)
         exported = export_student(config, latest, str(folder / stage / "student"))
         result["checkpoint"] = os.path.relpath(exported)

@@ -47,12 +47,12 @@ def predict(config: Config, checkpoint: str, samples: list[Any]) -> list[Any]:
 
 
 def draw_predictions(name: str, task: Any, results: dict[str, Any], root: Path) -> None:
-    """Draw ground truth, teacher, student alone and distilled student side by side on the chosen images."""
+    """Draw ground truth, teacher, student alone and distilled students side by side on the chosen images."""
     config = read_config(task.alone)
     dataset = validation_set(config)
     samples = [dataset[index] for index in task.pictures]
     columns: dict[str, list[Any]] = {}
-    for stage in ("teacher", "alone", "distilled"):
+    for stage in ("teacher", "alone", "distilled", "combined"):
         network = read_config(task.teacher if stage == "teacher" else task.alone)
         columns[stage] = predict(network, results[stage]["checkpoint"], samples)
     classes = list(dataset.metainfo["classes"])

@@ -26,11 +26,13 @@ def check_shown(name: str, results: dict[str, Any]) -> None:
         )
     if after["deviation"] < MIN_DEVIATION:
         raise DemoError(f"{name}: the masks stayed flat (deviation over space {after['deviation']:.4f})")
-    share = results["distilled"]["terms"]["loss_freekd"]["gradient_share"]
-    if share is None or share < MIN_SHARE:
-        raise DemoError(
-            f"{name}: FreeKD's share of the gradient is {share}, below {MIN_SHARE}: this shows another method"
-        )
+    for stage, term in (("distilled", "loss_freekd"), ("combined", "loss_freekd"), ("combined", "loss_logit")):
+        share = results[stage]["terms"][term]["gradient_share"]
+        if share is None or share < MIN_SHARE:
+            raise DemoError(
+                f"{name}, {stage}: the share of {term} in the gradient is {share}, below {MIN_SHARE}: this shows another "
+                "method"
+            )
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -39,6 +41,7 @@ def table(summary: dict[str, Any]) -> str:
     for name, task in TASKS.items():
         found = summary[name]
         labels = dict(teacher="teacher", prompts="teacher, masked", alone="student alone", distilled="student, FreeKD")
+        labels["combined"] = f"student, FreeKD + {task.logit_term}"
         for stage, label in labels.items():
             result = found[stage]
             time_spent = "shipped" if result["seconds"] is None else f"{result['seconds']:.0f} s"
@@ -70,12 +73,14 @@ def print_report(summary: dict[str, Any], root: Path, seconds: float) -> None:
     for name in TASKS:
         masks = summary[name]["prompts"]["masks"]
         share = summary[name]["distilled"]["terms"]["loss_freekd"]["gradient_share"]
+        both = {key: term["gradient_share"] for key, term in summary[name]["combined"]["terms"].items()}
         before, after = masks["before"], masks["after"]
         say(
             f"{name}: overlap of the masks {before['overlap']:.3f} -> {after['overlap']:.3f}, deviation over space "
-            f"{before['deviation']:.3f} -> {after['deviation']:.3f}; FreeKD's mean share of the task's gradient {share:.2f}"
+            f"{before['deviation']:.3f} -> {after['deviation']:.3f}; FreeKD's mean share of the task's gradient {share:.2f}; "
+            f"beside {TASKS[name].logit_term} {both['loss_freekd']:.2f} and {both['loss_logit']:.2f}"
         )
-        for stage in ("alone", "distilled"):
+        for stage in ("alone", "distilled", "combined"):
             found = summary[name][stage]
             say(f"  {stage}: python tools/test.py {found['config']} {found['checkpoint']}")
     pictures = ", ".join(sorted(str(path) for path in root.glob("*.png")))

@@ -12,11 +12,11 @@ from mmengine.config import Config
 from freqkd.compat import read_config
 from freqkd.export import count_parameters
 
-STAGES = ("teacher", "prompts", "alone", "distilled")
+STAGES = ("teacher", "prompts", "alone", "distilled", "combined")
 # Seconds per step on two quiet cores, for the announcement alone; every stage is then measured.
 PACE = {
-    "detection": dict(prompts=0.30, alone=0.20, distilled=0.38),
-    "segmentation": dict(prompts=0.24, alone=0.17, distilled=0.38),
+    "detection": dict(prompts=0.30, alone=0.20, distilled=0.38, combined=0.40),
+    "segmentation": dict(prompts=0.24, alone=0.17, distilled=0.38, combined=0.40),
 }
 MIN_DEVIATION = 0.01
 MIN_SHARE = 0.1
@@ -30,6 +30,8 @@ class Task:
     prompts: str
     alone: str
     distilled: str
+    combined: str
+    logit_term: str
     metric: str
     metric_name: str
     scale: float
@@ -45,6 +47,8 @@ TASKS = {
         prompts="configs/blood_cells/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
         alone="configs/blood_cells/retinanet_r18w16_b8-12e_blood-cells.py",
         distilled="configs/blood_cells/freekd_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+        combined="configs/blood_cells/freekd-binary-kd_neck-logits_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+        logit_term="binary KD",
         metric="coco/bbox_mAP",
         metric_name="box AP",
         scale=1.0,
@@ -55,6 +59,8 @@ TASKS = {
         prompts="configs/road_scenes/prompts_neck_semantic-fpn-r18w48_b8-80i_road-scenes.py",
         alone="configs/road_scenes/semantic-fpn_r18w16_b8-300i_road-scenes.py",
         distilled="configs/road_scenes/freekd_neck_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
+        combined="configs/road_scenes/freekd-normkd_neck-logits_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
+        logit_term="NormKD",
         metric="mIoU",
         metric_name="mIoU",
         scale=0.01,
@@ -89,9 +95,9 @@ def announce(root: Path) -> None:
             count = steps_of(task.config(stage))
             steps += count
             seconds += count * PACE[name][stage] + 15
-    # Adam keeps two more numbers per weight, and the students come in two versions each.
+    # Adam keeps two more numbers per weight, and the students come in three versions each.
     students = sum(count_parameters(task.config("alone")) for task in TASKS.values())
-    megabytes = 2 * students * 3 * 4 / 1e6 + 10
+    megabytes = 3 * students * 3 * 4 / 1e6 + 10
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     say(
         f"freqkd demo: two tasks, {steps} training steps, about {seconds / 60:.0f} minutes on two quiet cores "
