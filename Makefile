@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?=
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test configs lint teachers
+.PHONY: help setup demo test configs lint bench teachers
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,13 @@ lint: setup  ## ruff, mypy (strict on the mathematics), import rules
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
 	@$(VENV)/lint-imports --no-cache
+
+bench: setup  ## measure losses, steps and scaling, and write docs/benchmarks.md (10 minutes on a quiet machine)
+	@$(VENV)/python benchmarks/loss_speed.py 2> /dev/null
+	@$(VENV)/python benchmarks/loss_speed.py --keep-memory 2> /dev/null
+	@$(VENV)/python benchmarks/scaling.py 2> /dev/null
+	@$(VENV)/python benchmarks/iteration_speed.py 2> /dev/null
+	@$(VENV)/python benchmarks/report.py
 
 teachers: setup  ## train the shipped teachers again from nothing (25 minutes on 2 cores)
 	@$(VENV)/python tools/train_teachers.py

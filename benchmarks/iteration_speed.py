@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import device, interleave, keep_memory, save
+from measure import device, interleave, save
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
 from freqkd.compat import read_config
-from freqkd.distillers.teacher import build_network
+from freqkd.distillers.teacher import Teacher, build_network
 from freqkd.registry import MODELS
 
 PAIRS = {
@@ -82,6 +82,8 @@ def pair_rows(path: str, scope: str, size: tuple[int, int], batch: int, folder: 
         if term.get("prompts"):
             term.prompts = "untrained"
         term.weight = 1.0
+    if config.model.student.data_preprocessor.get("size"):
+        config.model.student.data_preprocessor.size = size  # what images are padded to
     init_default_scope(scope)
     distiller = MODELS.build(config.model).to(device()).train()
     distiller.prepare()
@@ -103,7 +105,22 @@ def pair_rows(path: str, scope: str, size: tuple[int, int], batch: int, folder: 
         with torch.no_grad():
             teacher.model(**data, mode="loss")
 
+    source = dict(config=config.model.teacher.config, checkpoint=config.model.teacher.checkpoint)
+    cheaper = {
+        "teacher, channels last": dict(channels_last=True),
+        "teacher, norms folded": dict(fuse_norm=True),
+        "teacher, both": dict(channels_last=True, fuse_norm=True),
+        "teacher, both, bfloat16": dict(channels_last=True, fuse_norm=True, autocast="bfloat16"),
+    }
+    held = {name: Teacher(**source, **options) for name, options in cheaper.items()}
+    for other in held.values():
+        other.to(device())
+
+    def look_with(other: Teacher) -> Callable[[], Any]:
+        return lambda: other.extract(data["inputs"], data["data_samples"], paths)
+
     return {
+        **{name: look_with(other) for name, other in held.items()},
         "student alone": lambda: train(student),
         "teacher to its tap": look,
         "distillation step": lambda: train(distiller),
@@ -132,5 +149,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    keep_memory()
     sys.exit(main())

@@ -94,16 +94,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep-memory", action="store_true", help="with an allocator that never gives memory back")
     options = parser.parse_args(arguments)
+    if options.keep_memory:
+        keep_memory()
     torch.set_num_threads(options.threads)
     calls = {**rows(), "C x C products of the relation": products()}
     times = interleave(calls, options.repeats)
     found = {name: dict(times[name], peak=peak_bytes(call)) for name, call in calls.items()}
     for name, row in found.items():
         print(f"{name:42}{row['median']:9.1f} ms {row['peak'] / 2**20:8.1f} MiB")
-    save("loss_speed", found, f"python benchmarks/loss_speed.py --repeats {options.repeats}")
+    command = f"python benchmarks/loss_speed.py --repeats {options.repeats}"
+    if options.keep_memory:
+        save("loss_speed_kept", found, f"{command} --keep-memory")
+    else:
+        save("loss_speed", found, command)
 
 
 if __name__ == "__main__":
-    keep_memory()
     sys.exit(main())

@@ -12,13 +12,21 @@ from collections.abc import Callable, Sequence
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
+from mmengine.registry import DATASETS, MODELS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
 from freqkd.checkpoints import CheckpointError
 from freqkd.compat import read_config, run_on_cpu_processes
+from freqkd.distillers.filling import fill_cache
 from freqkd.export import is_distillation, student_config, write_config
-from freqkd.preflight import check_checkpoint, check_data, check_model, check_work_dir
+from freqkd.preflight import (
+    check_cache,
+    check_checkpoint,
+    check_data,
+    check_model,
+    check_work_dir,
+    find_fixed_views,
+)
 
 USER_ERRORS = (ValueError, TypeError, CheckpointError, FileNotFoundError, PermissionError, KeyError, ImportError)
 
@@ -59,6 +67,7 @@ def check_training(config: Config, trust: bool = False) -> None:
     """Look at everything a training needs before it writes anything."""
     check_work_dir(config)
     check_data(config)
+    check_cache(config)
     check_model(config, resumed=check_checkpoint(config, trust))
 
 
@@ -83,6 +92,24 @@ def train(config: Config, trust: bool = False) -> Runner:
         write_config(student_config(config), osp.join(runner.work_dir, "student_config.py"))
     runner.train()
     return runner
+
+
+def cache_teacher(config: Config) -> int:
+    """Fill the cache of a config's teacher with all views of its training data; returns how many the teacher ran for."""
+    check_data(config, ("train",))
+    check_cache(config)
+    views = find_fixed_views(config)
+    if views is None or not config.model.get("teacher", {}).get("cache"):
+        raise ValueError(
+            "the config must have a cached teacher, teacher=dict(..., cache=dict(dir=..., views=...)), and fixed views of its "
+            "training data (freqkd.FixedViews)"
+        )
+    loader = config.train_dataloader
+    with DefaultScope.overwrite_default_scope(config.get("default_scope")):
+        check_model(config)
+        model = MODELS.build(config.model).to(get_device())
+        dataset = DATASETS.build(copy.deepcopy(views))
+        return fill_cache(model, dataset, loader.batch_size, loader.get("num_workers", 0))
 
 
 def evaluate(config: Config, checkpoint: str, work_dir: str) -> dict[str, float]:

@@ -21,6 +21,14 @@ def is_distillation(config: Config) -> bool:
     return str(config.get("model", {}).get("type", "")).split(".")[-1] == "Distiller"
 
 
+def _without_views(dataset: Any) -> Any:
+    """Return the config of a data set without a `freqkd.FixedViews` in or around it."""
+    if not isinstance(dataset, dict) or "dataset" not in dataset:
+        return dataset
+    inner = _without_views(dataset["dataset"])
+    return inner if str(dataset.get("type", "")).startswith(_OURS) else {**dataset, "dataset": inner}
+
+
 def _is_ours(hook: Any) -> bool:
     return str((hook or {}).get("type", "")).startswith(_OURS)
 
@@ -33,6 +41,8 @@ def student_config(config: Config) -> Config:
     plain: dict[str, Any] = copy.deepcopy(config.to_dict())
     if is_distillation(config):
         plain["model"] = plain["model"]["student"]
+    if plain.get("train_dataloader"):
+        plain["train_dataloader"]["dataset"] = _without_views(plain["train_dataloader"].get("dataset"))
     imports = (plain.pop("custom_imports", None) or {}).get("imports", [])
     others = [name for name in imports if name.split(".")[0] != "freqkd"]
     if others:

@@ -10,6 +10,7 @@ from freqkd.adapters.proposals import ProposalLogits
 from freqkd.adapters.queries import QueryLogits
 from freqkd.adapters.segmentation import SegLogits
 from freqkd.align import ConvAlign, IdentityAlign, ResizeAlign
+from freqkd.datasets.views import FixedViews
 from freqkd.distillers.distiller import Distiller
 from freqkd.distillers.prompt_tuner import PromptTuner
 from freqkd.distillers.terms import DistillTerm
@@ -34,7 +35,7 @@ from freqkd.losses import (
     MSELoss,
     PKDLoss,
 )
-from freqkd.registry import HOOKS, MODELS
+from freqkd.registry import DATASETS, HOOKS, MODELS
 
 ADAPTERS = (SegLogits, DenseLogits, LDTargets, BCKDTargets, CrossHead, ProposalLogits, QueryLogits, GroundTruthBoxes)
 MODEL_PARTS = (Distiller, PromptTuner, DistillTerm, ConvAlign, IdentityAlign, ResizeAlign)
@@ -58,3 +59,4 @@ for part in (*MODEL_PARTS, *ADAPTERS, *LOSSES):
     MODELS.register_module(module=part)
 for hook in (ChannelsLastHook, MaskHook, ProgressHook, PromptFileHook, PromptStatisticsHook, ResumeGuard):
     HOOKS.register_module(module=hook)
+DATASETS.register_module(module=FixedViews)

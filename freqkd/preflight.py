@@ -181,8 +181,46 @@ def check_work_dir(config: Config) -> None:
     Raises:
         ValueError: the work dir, or the nearest folder above it that exists, is not writable.
     """
-    folder = os.path.abspath(config.work_dir)
+    _check_writable("work dir", config.work_dir, "--work-dir")
+
+
+def find_fixed_views(config: Config) -> Mapping[str, Any] | None:
+    """Return the config of the `freqkd.FixedViews` in the training data, which may stand in a RepeatDataset or the like."""
+    dataset = (config.get("train_dataloader") or {}).get("dataset")
+    while isinstance(dataset, Mapping):
+        if str(dataset.get("type")).split(".")[-1] == "FixedViews":
+            return dataset
+        dataset = dataset.get("dataset")
+    return None
+
+
+def check_cache(config: Config) -> None:
+    """Check that a cached teacher will meet fixed views, and that its folder can be written.
+
+    Raises:
+        ValueError: the training data is not wrapped in `freqkd.FixedViews`, or has another number of views.
+    """
+    cache = (config.get("model", {}).get("teacher") or {}).get("cache")
+    if not cache:
+        return
+    views = find_fixed_views(config)
+    if views is None:
+        raise ValueError(
+            "teacher.cache needs fixed views: wrap the data set, train_dataloader.dataset = dict(type='freqkd.FixedViews', "
+            f"dataset=dict(...), views={cache.get('views')})"
+        )
+    if views.get("views") != cache.get("views"):
+        raise ValueError(
+            f"teacher.cache.views must be the views of train_dataloader.dataset, {views.get('views')}, got "
+            f"{cache.get('views')}"
+        )
+    if cache.get("dir"):
+        _check_writable("teacher.cache.dir", cache["dir"], "teacher.cache.dir")
+
+
+def _check_writable(what: str, path: str, option: str) -> None:
+    folder = os.path.abspath(path)
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise ValueError(f"work dir {config.work_dir} is not writable (checked {folder}); name another with --work-dir")
+        raise ValueError(f"{what} {path} is not writable (checked {folder}); name another with {option}")

@@ -266,9 +266,10 @@ class FrequencyPrompt(nn.Module):
             return
         self._warned = True
         fitting = max((smallest - 1).bit_length(), 1)
+        hint = f"; level={fitting} would fit{'' if smallest > 1 else ' better'}" if fitting < self.level else ""
         warnings.warn(
             f"a map of {feat.shape[-2]}x{feat.shape[-1]} positions is too small for level={self.level}: its coarsest "
-            f"bands are mostly padding; level={fitting} would fit{'' if smallest > 1 else ' better'}",
+            f"bands are mostly padding{hint}",
             stacklevel=3,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
@@ -11,3 +12,4 @@ from freqkd.compat import patch_config_scopes
 patch_config_scopes()
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="freqkd", locations=["freqkd.plugins"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="freqkd", locations=["freqkd.plugins"])
+DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="freqkd", locations=["freqkd.plugins"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,9 +14,10 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from freqkd.checkpoints import EXTRA_PREFIX, load_strict
+from freqkd.checkpoints import load_strict
 from freqkd.distillers.batch import Batch
 from freqkd.distillers.inputs import InputTap
+from freqkd.distillers.keys import STUDENT, from_student_keys, to_student_keys
 from freqkd.distillers.schedules import TermSchedule
 from freqkd.distillers.teacher import (
     Teacher,
@@ -30,9 +31,6 @@ from freqkd.distillers.teacher import (
 from freqkd.distillers.terms import DistillTerm
 from freqkd.distillers.weights import gradient_norm
 from freqkd.taps import FeatureTap, find_module
-
-_STUDENT = "student."
-_PREPROCESSOR = "data_preprocessor."
 
 
 class Distiller(BaseModel):
@@ -93,7 +91,7 @@ class Distiller(BaseModel):
         self.monitor = int(monitor)
         self._prepared = False
         self._iteration = 0
-        self._register_state_dict_hook(_to_student_keys)
+        self._register_state_dict_hook(to_student_keys)
 
     @staticmethod
     def _build_term(name: str, term: DistillTerm | Mapping[str, Any]) -> DistillTerm:
@@ -126,7 +124,7 @@ class Distiller(BaseModel):
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
         """Name the student's parameters as the student does: layer-decay optimizers look for a leading `backbone`."""
-        before = f"{prefix}.{_STUDENT}" if prefix else _STUDENT
+        before = f"{prefix}.{STUDENT}" if prefix else STUDENT
         after = f"{prefix}." if prefix else ""
         for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
             yield (after + name[len(before) :] if name.startswith(before) else name), parameter
@@ -152,6 +150,10 @@ class Distiller(BaseModel):
             for path in term.teacher_paths:
                 find_module(self.teacher.model, path)
             term.prepare(self.teacher)
+        if self.teacher.cache is not None and not self._teacher_paths():
+            raise ValueError(
+                "teacher.cache needs a term that taps the teacher, got terms that run it themselves; leave out teacher.cache"
+            )
         self._prepared = True
 
     def rehearse(self, size: tuple[int, int] = (64, 96)) -> None:
@@ -168,7 +170,8 @@ class Distiller(BaseModel):
         freeze_statistics(self.student.train())
         with torch.no_grad(), rehearsal(), FeatureTap(self.student, paths) as tap:
             run_to(self.student, inputs, None, paths)
-            batch = self._teach(inputs, None, {path: tap.maps(path) for path in paths})
+            batch, collect = self._teach(inputs, None, {path: tap.maps(path) for path in paths})
+            collect()
             for name, term in self.terms.items():
                 if term.adapter is None:
                     self._term_loss(name, term, batch)
@@ -177,18 +180,34 @@ class Distiller(BaseModel):
     def _student_paths(self) -> list[str]:
         return list(dict.fromkeys(path for term in self.terms.values() for path in term.student_paths))
 
+    def _teacher_paths(self) -> list[str]:
+        return list(dict.fromkeys(path for term in self.terms.values() for path in term.teacher_paths))
+
     def _teach(
         self,
         inputs: Tensor,
         data_samples: Any,
         seen: dict[str, list[Tensor]],
         fed: dict[str, list[tuple[Any, ...]]] | None = None,
-    ) -> Batch:
-        """Let the teacher look at the images, as far as the terms tap it."""
-        paths = list(dict.fromkeys(path for term in self.terms.values() for path in term.teacher_paths))
+    ) -> tuple[Batch, Callable[[], None]]:
+        """Let the teacher look at the images, as far as the terms tap it.
+
+        The batch has the teacher's maps when the function that is returned with it has been called: a cache reads its
+        files meanwhile.
+        """
         images = self.teacher.view(inputs, data_samples, self.data_preprocessor)
-        taught = self.teacher.extract(images, data_samples, paths) if paths else {}
-        return Batch(inputs, images, data_samples, self.student, self.teacher, seen, taught, {} if fed is None else fed)
+        recall = self.teacher.recall(images, data_samples, self._teacher_paths(), self.data_preprocessor)
+        taught: dict[str, list[Tensor]] = {}
+        batch = Batch(
+            inputs, images, data_samples, self.student, self.teacher, seen, taught, {} if fed is None else fed
+        )
+        return batch, lambda: taught.update(recall())
+
+    def remember(self, inputs: Tensor, data_samples: Any) -> None:
+        """Fill the teacher's cache with a batch of fixed views, without training anything."""
+        self.prepare()
+        images = self.teacher.view(inputs, data_samples, self.data_preprocessor)
+        self.teacher.remember(images, data_samples, self._teacher_paths(), self.data_preprocessor)
 
     @staticmethod
     def _term_loss(name: str, term: DistillTerm, batch: Batch) -> tuple[Tensor, list[Tensor]]:
@@ -213,12 +232,13 @@ class Distiller(BaseModel):
         seen: dict[str, list[Tensor]] = {}
         fed: dict[str, list[tuple[Any, ...]]] = {}
         # The teacher first: what it needed is free again when the student's graph is built.
-        batch = self._teach(inputs, data_samples, seen, fed)
+        batch, collect = self._teach(inputs, data_samples, seen, fed)
         with FeatureTap(self.student, paths) as tap, InputTap(self.student, listened) as calls:
             losses: dict[str, Any] = dict(self.student(inputs, data_samples, mode="loss"))
             seen.update({path: tap.maps(path) for path in paths})
             fed.update({path: calls[path] for path in listened})
             tap.clear()
+        collect()
         task, _ = self.parse_losses(losses)
         if self.task_schedule is not None:
             losses = scale_losses(losses, self.task_schedule())
@@ -252,18 +272,7 @@ class Distiller(BaseModel):
         hub.update_scalar("train/grad_norm/task", float(task_norm))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take the student's own keys, as they stand in a checkpoint, for `student.*`."""
-        metadata = getattr(state_dict, "_metadata", None) or {}
-        if prefix[:-1] in metadata:
-            metadata[f"{prefix}{_STUDENT}"[:-1]] = metadata[prefix[:-1]]
-        for table, root in ((state_dict, prefix), (metadata, prefix)):
-            for key in [key for key in table if key.startswith(root)]:
-                rest = key[len(root) :]
-                if not rest or rest.startswith((EXTRA_PREFIX, _STUDENT)) or rest in ("distiller", "student"):
-                    continue
-                table[f"{root}{_STUDENT}{rest}"] = table[key]
-                if table is state_dict and not rest.startswith(_PREPROCESSOR):
-                    del table[key]
+        from_student_keys(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -278,20 +287,3 @@ def scale_losses(losses: Mapping[str, Any], factor: float) -> dict[str, Any]:
         return [item * factor for item in value] if isinstance(value, (list, tuple)) else value * factor
 
     return {name: scaled(value) if "loss" in name else value for name, value in losses.items()}
-
-
-def _to_student_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
-    """Rename `student.*` to the student's own keys, in place and in order, for whoever collects a state dict."""
-    before = f"{prefix}{_STUDENT}"
-    for key in [key for key in state_dict if key.startswith(f"{prefix}{_PREPROCESSOR}")]:
-        del state_dict[key]
-    for key in [key for key in state_dict if key.startswith(before)]:
-        state_dict[prefix + key[len(before) :]] = state_dict.pop(key)
-    metadata = getattr(state_dict, "_metadata", {})
-    for key in [key for key in metadata if key.startswith(before)]:
-        metadata[prefix + key[len(before) :]] = metadata.pop(key)
-    if before[:-1] in metadata:
-        metadata[prefix[:-1]] = metadata.pop(before[:-1])
-    # The student's keys first, as a reader of the file expects; the rest after them.
-    for key in [key for key in state_dict if key.startswith(f"{prefix}{EXTRA_PREFIX}")]:
-        state_dict[key] = state_dict.pop(key)

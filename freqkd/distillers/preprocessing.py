@@ -78,3 +78,46 @@ def to_rgb(inputs: Tensor, preprocessor: nn.Module) -> Any:
         # OpenCV reads blue first; a preprocessor that does not swap leaves it so.
         pixels = pixels.flip(1)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _least_size(preprocessor: nn.Module) -> tuple[int, int]:
+    """Return the size that images are padded to at least; (0, 0) where there is none.
+
+    Raises:
+        ValueError: images of a batch are changed together, otherwise than by padding them to one fixed size.
+    """
+    size = getattr(preprocessor, "size", None)
+    augments = getattr(preprocessor, "batch_augments", None) or ()
+    for augment in [augments] if callable(augments) and not isinstance(augments, nn.ModuleList) else augments:
+        if type(augment).__name__ != "BatchFixedSizePad":
+            raise ValueError(
+                f"data_preprocessor.batch_augments must be BatchFixedSizePad alone where the teacher is cached, got "
+                f"{type(augment).__name__}, which changes a view with the rest of its batch; do it in the pipeline"
+            )
+        size = augment.size
+    return (0, 0) if size is None else (int(size[-2]), int(size[-1]))
+
+
+def padding_rule(preprocessor: nn.Module) -> str:
+    """Word the sizes that a preprocessor pads images to.
+
+    >>> padding_rule(nn.Module())
+    'multiples of 1'
+    """
+    least = _least_size(preprocessor)
+    words = f"multiples of {getattr(preprocessor, 'pad_size_divisor', 1)}"
+    return f"{words}, at least {least[0]}x{least[1]}" if any(least) else words
+
+
+def padded_size(preprocessor: nn.Module, shape: tuple[int, int]) -> tuple[int, int]:
+    """Return the size that an image (height, width) is padded to when it is alone in its batch.
+
+    >>> preprocessor = nn.Module()
+    >>> preprocessor.pad_size_divisor = 32
+    >>> padded_size(preprocessor, (64, 65))
+    (64, 96)
+    """
+    divisor = int(getattr(preprocessor, "pad_size_divisor", 1))
+    height, width = (-(-extent // divisor) * divisor for extent in shape)
+    least = _least_size(preprocessor)
+    return max(height, least[0]), max(width, least[1])

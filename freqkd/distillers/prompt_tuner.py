@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,7 @@ from freqkd.distillers.terms import TEACHER_HASH
 from freqkd.losses.frequency import FreeKDLoss
 from freqkd.prompts import FrequencyPrompt, mask_deviation
 from freqkd.relation import channel_relation
-from freqkd.taps import FeatureEdit
+from freqkd.taps import FeatureEdit, FeatureTap
 
 _PLACEHOLDER = dict(type="BaseDataPreprocessor")
 
@@ -30,14 +31,16 @@ class PromptTuner(BaseModel):
     tokens (and gates, where the relation is "gate") and the hash of the teacher's weights: a few hundred kB.
 
     Args:
-        teacher: `dict(config=..., checkpoint=...)`, see `Teacher`.
+        teacher: `dict(config=..., checkpoint=...)`, see `Teacher`. With a cache, training reads the tapped maps and runs the
+            heads alone; the tap must then be the whole neck, or the backbone of a teacher without one.
         loss: config of the `FreeKDLoss` that will use the prompts: its channels, levels, T, preset.
         tap: path of the tapped module in the teacher.
         levels: indices of the tapped maps that are masked; None: all.
         overlap_weight: lambda; the paper uses 1.
 
     Raises:
-        ValueError: the tap does not exist, or its maps do not fit the prompts.
+        ValueError: the tap does not exist, its maps do not fit the prompts, or they are not all that the heads take and the
+            teacher has a cache.
         CheckpointError: the teacher cannot be loaded, on `init_weights` or the first batch.
     """
 
@@ -85,7 +88,25 @@ class PromptTuner(BaseModel):
             return
         self.teacher.to(self.teacher_hash.device)
         self.teacher_hash.copy_(torch.tensor(list(bytes.fromhex(self.teacher.hash)), dtype=torch.uint8))
+        if self.teacher.cache is not None:
+            self._check_cache()
         self._prepared = True
+
+    def _check_cache(self) -> None:
+        """Check that what the heads take is what the tap gives, so that cached maps can stand for the whole way to them."""
+        model = self.teacher.model
+        last = "neck" if getattr(model, "with_neck", False) else "backbone"
+        if self.tap == last and hasattr(model, "extract_feat"):
+            blank = torch.zeros(1, 3, 64, 96, device=self.teacher_hash.device)
+            with torch.no_grad(), rehearsal(), FeatureTap(model, [self.tap]) as tap:
+                taken = model.extract_feat(blank)
+                maps = tap.maps(self.tap)
+            if isinstance(taken, (tuple, list)) and list(map(id, taken)) == list(map(id, maps)):
+                return
+        raise ValueError(
+            f"tap must be {last!r}, all that the heads of {type(model).__name__} take, where teacher.cache is set, got "
+            f"{self.tap!r}; leave out the cache in the prompt stage"
+        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Refuse prompts that another teacher's features trained: the file written at the end would name the wrong one."""
@@ -126,6 +147,11 @@ class PromptTuner(BaseModel):
         self._overlap = torch.stack(overlaps).mean()
         return rebuilt
 
+    def remember(self, inputs: Tensor, data_samples: Any) -> None:
+        """Fill the teacher's cache with a batch of fixed views, without training anything."""
+        self.prepare()
+        self.teacher.remember(inputs, data_samples, [self.tap], self.data_preprocessor)
+
     @torch.no_grad()
     def measure(self, inputs: Tensor, data_samples: Any = None) -> dict[str, float]:
         """Return the overlap of the masks and their deviation over space on a batch, means over the levels.
@@ -152,14 +178,29 @@ class PromptTuner(BaseModel):
             self.teacher.ready_heads()
         else:
             self.teacher.model.eval()
-        with FeatureEdit(self.teacher.model, self.tap, self.edit):
-            output = self.teacher.model(inputs, data_samples, mode=mode)
+        if mode == "loss" and self.teacher.cache is not None:
+            recall = self.teacher.recall(inputs, data_samples, [self.tap], self.data_preprocessor)
+            with _extracting(self.teacher.model, tuple(self.edit(recall()[self.tap]))):
+                output = self.teacher.model(inputs, data_samples, mode=mode)
+        else:
+            with FeatureEdit(self.teacher.model, self.tap, self.edit):
+                output = self.teacher.model(inputs, data_samples, mode=mode)
         if mode == "loss":
             hub = MessageHub.get_current_instance()
             hub.update_scalar("train/overlap", float(self._overlap.detach()))
             output = dict(output)
             output["loss_overlap"] = self._overlap * self.overlap_weight
         return output
+
+
+@contextmanager
+def _extracting(model: Any, maps: tuple[Tensor, ...]) -> Iterator[None]:
+    """Let a network's heads take these maps: backbone and neck do not run."""
+    model.extract_feat = lambda *args, **kwargs: maps
+    try:
+        yield
+    finally:
+        del model.extract_feat
 
 
 def count_prompts(state: Mapping[str, Tensor]) -> dict[str, Any]:

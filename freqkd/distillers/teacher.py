@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from freqkd.checkpoints import CheckpointError, hash_weights, load_strict, read_checkpoint, weights_of
 from freqkd.compat import read_config
+from freqkd.distillers.acceleration import Acceleration
+from freqkd.distillers.cache import TeacherCache
 from freqkd.distillers.preprocessing import describe, differ, renormalize
 from freqkd.taps import FeatureTap
 
@@ -127,6 +129,8 @@ class Teacher:
         checkpoint: file or https address, loaded strictly; a student made here serves as well.
         cfg_options: changes to the config, as `--cfg-options` would make them.
         trust_checkpoint: allow a checkpoint that needs arbitrary unpickling.
+        cache: arguments of `TeacherCache`, for a training on `freqkd.FixedViews`; None: the teacher runs at every step.
+        acceleration: `autocast`, `channels_last`, `fuse_norm`, `compile`: see `Acceleration`.
 
     Raises:
         CheckpointError: on first use, the checkpoint is missing, damaged, or of another architecture.
@@ -139,6 +143,8 @@ class Teacher:
         *,
         cfg_options: Mapping[str, Any] | None = None,
         trust_checkpoint: bool = False,
+        cache: Mapping[str, Any] | None = None,
+        **acceleration: Any,
     ) -> None:
         if not checkpoint:
             raise CheckpointError(
@@ -149,6 +155,9 @@ class Teacher:
         self.checkpoint = checkpoint
         self.cfg_options = dict(cfg_options or {})
         self.trust_checkpoint = trust_checkpoint
+        self.cache = _build_cache(cache) if cache is not None else None
+        self.acceleration = Acceleration(**acceleration)
+        self.network: Mapping[str, Any] = {}
         self._model: Any = None
         self._hash: str | None = None
         self._said = False
@@ -171,9 +180,8 @@ class Teacher:
     @property
     def hash(self) -> str:
         """The sha256 over the weights; prompts name their teacher by it."""
-        if self._hash is None:
-            self._hash = hash_weights(self.model.state_dict())
-        return self._hash
+        assert self.model is not None  # building it takes the hash
+        return str(self._hash)
 
     def _build(self) -> nn.Module:
         config = read_config(self.config)
@@ -181,13 +189,16 @@ class Teacher:
             config.merge_from_dict(self.cfg_options)
         weights = weights_of(read_checkpoint(self.checkpoint, self.trust_checkpoint))
         with forked_randomness():
-            student = config.model.get("student")
-            model = build_network(student or config.model, config.get("default_scope"))
+            network = config.model.get("student") or config.model
+            model = build_network(network, config.get("default_scope"))
+        self.network = Config(_without_initialization(network)).to_dict()
         load_strict(model, weights, str(self.checkpoint))
         if not (is_distributed() and torch.cuda.is_available()):
             model = revert_sync_batchnorm(model)
-        model.requires_grad_(False)
-        return model.eval()
+        model.requires_grad_(False).eval()
+        self._hash = hash_weights(model.state_dict())  # of the weights as they were trained
+        self.acceleration.prepare(model)
+        return model
 
     def apply(self, function: Any) -> None:
         """Follow the holder's `.to()`, `.cuda()` and the like."""
@@ -225,18 +236,47 @@ class Teacher:
         self, inputs: Tensor, data_samples: Sequence[Any] | None, paths: Sequence[str]
     ) -> dict[str, list[Tensor]]:
         """Return what the modules at `paths` give for a batch, without a graph, running no further than they need."""
+        self.acceleration.check_paths(paths)
         if any(path.split(".")[0] not in ("backbone", "neck") for path in paths):
             self.ready_heads()
-        with FeatureTap(self.model, paths) as tap:
-            run_to(self.model, inputs, data_samples, paths)
+        with FeatureTap(self.model, paths) as tap, self.acceleration.context(inputs.device):
+            run_to(self.model, self.acceleration.lay_out(inputs), data_samples, paths)
             return {path: tap.maps(path) for path in paths}
+
+    def recall(
+        self, inputs: Tensor, data_samples: Sequence[Any] | None, paths: Sequence[str], preprocessor: nn.Module
+    ) -> Callable[[], dict[str, list[Tensor]]]:
+        """Return a function that gives what `extract` would: of the cache, where there is one and the images are views.
+
+        A rehearsal's blank image has no sample, and is no view.
+        """
+        if self.cache is not None and data_samples is not None and paths:
+            return self.cache.recall(self, inputs, data_samples, paths, preprocessor)
+        maps = self.extract(inputs, data_samples, paths) if paths else {}
+        return lambda: maps
+
+    def remember(
+        self, inputs: Tensor, data_samples: Sequence[Any], paths: Sequence[str], preprocessor: nn.Module
+    ) -> None:
+        """Store what `extract` gives for views in the cache."""
+        if self.cache is None:
+            raise ValueError(
+                "teacher.cache must be set to fill a cache: teacher=dict(..., cache=dict(dir=..., views=...))"
+            )
+        self.cache.fill(self, inputs, data_samples, paths, preprocessor)
+
+
+def _build_cache(config: Mapping[str, Any]) -> TeacherCache:
+    if set(config) != {"dir", "views"}:
+        raise ValueError(f"teacher.cache must be dict(dir=..., views=...), got the keys {sorted(config)}")
+    return TeacherCache(**config)
 
 
 def build_teacher(config: Teacher | Mapping[str, Any]) -> Teacher:
     """Make a Teacher of its config."""
     if isinstance(config, Teacher):
         return config
-    known = {"config", "checkpoint", "cfg_options", "trust_checkpoint"}
+    known = {"config", "checkpoint", "cfg_options", "trust_checkpoint", "cache", *Acceleration.__dataclass_fields__}
     extra = set(config) - known
     if extra or "config" not in config or "checkpoint" not in config:
         raise ValueError(

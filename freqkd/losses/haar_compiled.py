@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -143,7 +144,7 @@ def _strips(student: Tensor, weights: Tensor, level: int) -> list[tuple[int, int
     numbers = student.shape[0] * student.shape[1] * weights.shape[-1] * 2**level
     count = max(blocks // max(STRIP // numbers, 2), 1) if student.device.type == "cpu" else 1
     ends = [2**level * (blocks * index // count) for index in range(count + 1)]
-    return list(zip(ends[:-1], ends[1:]))
+    return list(pairwise(ends))
 
 
 def compiled_weights(projections: Sequence[Tensor], factors: Tensor, rows: int, columns: int) -> Tensor:

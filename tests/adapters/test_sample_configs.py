@@ -39,7 +39,20 @@ def plain_dumps(monkeypatch):
 
 def test_the_list_is_whole():
     names = [path.name.split("_")[0] for path in CONFIGS]
-    logits = ["annealing-kd", "ctkd", "cwd", "dist", "dkd", "dtkd", "freekd", "freekd-normkd", "kd", "nkd", "normkd", "sdd"]
+    logits = [
+        "annealing-kd",
+        "ctkd",
+        "cwd",
+        "dist",
+        "dkd",
+        "dtkd",
+        "freekd",
+        "freekd-normkd",
+        "kd",
+        "nkd",
+        "normkd",
+        "sdd",
+    ]
     logits += ["standardized-dkd", "standardized-kd", "binary-kd", "quality-focal-kd", "freekd-binary-kd"]
     logits += ["ld", "bckd", "crosskd"]
     assert set(logits) <= set(names)
@@ -56,6 +69,8 @@ def test_a_sample_config_trains(path, tool, tmp_path):
         weights = build_network(described.model, described.default_scope).state_dict()
         torch.save(dict(state_dict=weights), tmp_path / "teacher.pth")
         changed += f"), teacher=dict(checkpoint={str(tmp_path / 'teacher.pth')!r}"
+    if "cache" in teacher:
+        changed += f"), teacher=dict(cache=dict(dir={str(tmp_path / 'cache')!r})"
     config = tmp_path / "short.py"
     config.write_text(SHORT.format(base=str(path), steps=STEPS, terms=changed))
     assert tool("train", config, "--work-dir", tmp_path / "work") == 0

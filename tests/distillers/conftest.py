@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
+from torch.utils.data import Dataset
 
 import freqkd.registry  # noqa: F401
 
@@ -137,3 +139,82 @@ def distill(small: SimpleNamespace, teachers: Any, freekd_term: Any) -> Callable
             return Distiller(student or small.config(task, 4), terms=terms, **options)
 
     return make
+
+
+# ---- a cached teacher -----------------------------------------------------------------------------------------------
+
+
+class Photos(Dataset):
+    """Random images with the samples of a task; what is drawn depends on the generator alone."""
+
+    metainfo = dict(classes=("a",))
+
+    def __init__(self, task: str, sizes: list[tuple[int, int]], transforms: tuple[str, ...] = ("Noise()",)) -> None:
+        self.task, self.sizes = task, sizes
+        self.pipeline = SimpleNamespace(transforms=transforms)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = torch.randint(0, 256, (3, *self.sizes[index]), dtype=torch.uint8)
+        return dict(inputs=image, data_samples=_samples(self.task, (self.sizes[index],))[0])
+
+
+@pytest.fixture(scope="session")
+def photos() -> Callable[..., Any]:
+    """Return `photos(task, count=3, size=(64, 96), sizes=None, views=2, seed=0, **options)`: views of random images."""
+    from freqkd.datasets.views import FixedViews
+
+    def make(task: str = "detection", count: int = 3, size: Any = (64, 96), sizes: Any = None, **options: Any) -> Any:
+        views, seed = options.pop("views", 2), options.pop("seed", 0)
+        return FixedViews(Photos(task, sizes or [size] * count, **options), views, seed)
+
+    return make
+
+
+@pytest.fixture
+def cached(distill: Any, teachers: Any, freekd_term: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Return `cached(task, taps=("neck",), student=None, folder=None, **teacher)`: a Distiller whose teacher has a cache."""
+    heads = dict(detection="bbox_head.retina_cls", segmentation="decode_head.conv_seg")
+
+    def make(
+        task: str = "detection", taps: Any = ("neck",), student: Any = None, folder: Any = None, **changes: Any
+    ) -> Any:
+        logits = dict(loss=dict(type="freqkd.MSELoss"), student=heads[task])
+        known = dict(neck=dict(loss_freekd=freekd_term(task)), head=dict(loss_logits=logits))
+        terms = {name: term for tap in taps for name, term in known[tap].items()}
+        cache = dict(dir=str(folder or tmp_path / "cache"), views=2)
+        return distill(
+            task, terms=terms, student=student, teacher={**teachers(task), "cache": cache, **changes}
+        ).train()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def step() -> SimpleNamespace:
+    """`batch(model, views, (image, view), ...)` preprocessed, `losses(model, batch)`, and `runs(model)` of the teacher.
+
+    The last is a list that grows with the number of images at each run of the teacher's backbone, then of its neck.
+    """
+
+    def batch(model: Any, views: Any, *which: tuple[int, int]) -> tuple[Any, Any]:
+        data = pseudo_collate([views.get_view(*one) for one in which])
+        data = model.data_preprocessor(data, True)
+        return data["inputs"], data["data_samples"]
+
+    def losses(model: Any, batch: tuple[Any, Any]) -> dict[str, Any]:
+        torch.manual_seed(0)  # dropout
+        inputs, samples = batch
+        found = model(inputs, copy.deepcopy(samples), mode="loss")
+        return {name: loss for name, loss in found.items() if "loss" in name}
+
+    def runs(model: Any) -> list[int]:
+        found: list[int] = []
+        backbone, neck = model.teacher.model.backbone, model.teacher.model.neck
+        backbone.register_forward_pre_hook(lambda module, inputs: found.append(len(inputs[0])))
+        neck.register_forward_pre_hook(lambda module, inputs: found.append(len(inputs[0][0])))
+        return found
+
+    return SimpleNamespace(batch=batch, losses=losses, runs=runs)

@@ -1,0 +1,193 @@
+"""Write docs/benchmarks.md from the files in benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PYRAMID = 256 * (100 * 168 + 50 * 84 + 25 * 42 + 13 * 21 + 7 * 11) * 4
+# Passes over the pyramid that must go through memory; quarter-size maps are left out.
+PASSES = {
+    "MSE, compiled": (3, "read student and teacher, write the gradient"),
+    "official, T = 6": (
+        6,
+        "masks: read the teacher; walk: read student and teacher, write the gradient; backward: read and write it",
+    ),
+    "official, T = 6, compiled": (6, "the same"),
+    "paper, T = 2": (
+        18,
+        "the same 6; relation, for each network: read for the mean, read and write centred, write and read its square, "
+        "read it to resize it back",
+    ),
+}
+# What, the row, the row it is compared with, the most its time may be of it.
+TARGETS = (
+    ("T = 6, compiled, against the released form", "released form, T = 6", "official, T = 6, compiled", 30.0),
+    ("T = 2, compiled, against the released form", "released form, T = 2", "official, T = 2, compiled", 8.0),
+    ("T = 6, eager, against the released form", "released form, T = 6", "official, T = 6", 10.0),
+    ("T = 2, eager, against the released form", "released form, T = 2", "official, T = 2", 3.0),
+    ("T = 6, compiled, contiguous maps", "released form, T = 6", "official, T = 6, compiled, contiguous", 6.0),
+)
+LIMITS = (
+    ("eager MSE, eager", "official, T = 6", "MSE", 5.0),
+    ("compiled MSE, compiled", "official, T = 6, compiled", "MSE, compiled", 3.0),
+)
+
+
+def load(name: str) -> Any:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows])
+
+
+def where(result: dict[str, Any]) -> str:
+    """One line: command, date, machine."""
+    machine = result["machine"]
+    return (
+        f"`{result['command']}`, {machine['date']}, {machine['processor']} ({machine['capability']}), "
+        f"{machine['threads']} thread(s), torch {machine['torch']}, commit {result['commit']}."
+    )
+
+
+def loss_part(result: dict[str, Any]) -> str:
+    rows, mse = result["rows"], result["rows"]["MSE"]["median"]
+    released = rows["released form, T = 6"]["median"]
+    lines = [
+        (
+            name,
+            f"{row['median']:.1f}",
+            f"{row['peak'] / 2**20:.0f}",
+            f"{released / row['median']:.1f}",
+            f"{row['median'] / mse:.2f}",
+        )
+        for name, row in rows.items()
+    ]
+    text = table(("loss", "ms", "peak MiB", "times faster than released, T = 6", "of eager MSE"), lines)
+    goals = []
+    for what, slow, fast, least in TARGETS:
+        ratio = rows[slow]["median"] / rows[fast]["median"]
+        goals.append((what, f"at least {least:g} times faster", f"{ratio:.1f}", "yes" if ratio >= least else "no"))
+    for what, ours, other, most in LIMITS:
+        ratio = rows[ours]["median"] / rows[other]["median"]
+        goals.append(
+            (f"against {what}", f"at most {most:g} times its time", f"{ratio:.2f}", "yes" if ratio <= most else "no")
+        )
+    peak = rows["official, T = 6, compiled"]["peak"] / rows["released form, T = 6"]["peak"]
+    goals.append(
+        (
+            "peak memory, T = 6, compiled, against the released form",
+            "at most 0.2",
+            f"{peak:.2f}",
+            "yes" if peak <= 0.2 else "no",
+        )
+    )
+    for ours, other in (("official, T = 6", "MSE"), ("official, T = 6, compiled", "MSE, compiled")):
+        peak = rows[ours]["peak"] / rows[other]["peak"]
+        goals.append(
+            (f"peak memory, {ours}, against {other}", "at most 2.5", f"{peak:.2f}", "yes" if peak <= 2.5 else "no")
+        )
+    return f"{text}\n\n{table(('goal', 'wanted', 'measured', 'reached'), goals)}"
+
+
+def passes_part(result: dict[str, Any]) -> str:
+    speed = result["machine"]["bandwidth"]
+    lines = []
+    for name, (passes, what) in PASSES.items():
+        size, found = passes * PYRAMID, result["rows"][name]["median"]
+        floor = 1e3 * size / speed["copy"]
+        lines.append((name, passes, f"{size / 1e6:.0f}", f"{floor:.1f}", f"{found:.1f}", f"{found / floor:.1f}", what))
+    head = ("loss", "passes", "MB", "floor, ms", "measured, ms", "measured / floor", "which passes")
+    return (
+        f"Reading runs at {speed['read'] / 1e9:.1f} GB/s here, copying at {speed['copy'] / 1e9:.1f} GB/s (reads and writes "
+        "counted); the floor is the bytes at the speed of copying.\n\n" + table(head, lines)
+    )
+
+
+def scaling_part(result: dict[str, Any]) -> str:
+    rows = result["rows"]
+    return table(
+        ("case", "ms", "ns per position"),
+        [(name, f"{row['median']:.1f}", f"{1e6 * row['median'] / row['positions']:.0f}") for name, row in rows.items()],
+    )
+
+
+def step_part(result: dict[str, Any]) -> str:
+    lines = []
+    for pair, rows in result["rows"].items():
+        alone, look, ours, other = (
+            rows[name]["median"]
+            for name in ("student alone", "teacher to its tap", "distillation step", "teacher, training forward")
+        )
+        full = ours - look + other
+        lines.append(
+            (
+                pair,
+                *(f"{value:.0f}" for value in (alone, look, ours)),
+                f"{ours / (alone + look):.3f}",
+                f"{other:.0f}",
+                f"{100 * (1 - ours / full):.0f} %",
+            )
+        )
+    head = (
+        "pair",
+        "student alone, ms",
+        "teacher to its tap",
+        "distillation step",
+        "step / (student + teacher)",
+        "teacher, training forward",
+        "saved against a step with it",
+    )
+    return table(head, lines)
+
+
+def cached_part() -> str:
+    lines = []
+    for task, unit, scale in (("detection", "box AP", 1.0), ("segmentation", "mIoU", 0.01)):
+        for column in ("alone", "uncached", "1", "4", "16"):
+            runs = [run for run in load(f"cached_teacher_{task}") or [] if run["column"] == column]
+            if not runs:
+                continue
+            values = [run["metric"] * scale for run in runs]
+            label = {"alone": "student alone", "uncached": "teacher runs"}.get(column, f"cached, K = {column}")
+            seconds = [run["seconds"] for run in runs]
+            lines.append(
+                (
+                    task,
+                    label,
+                    f"{statistics.mean(values):.3f} {unit} ({min(values):.3f} to {max(values):.3f}, {len(values)} seeds)",
+                    f"{seconds[0]:.0f}",
+                    f"{statistics.mean(seconds[1:]):.0f}" if len(seconds) > 1 else "",
+                    f"{1e3 * statistics.median(run['late_step'] for run in runs):.0f}",
+                )
+            )
+    head = ("sample", "teacher", "`val` metric", "seconds, first seed", "seconds, later seeds", "late step, ms")
+    return table(head, lines)
+
+
+def main() -> None:
+    loss, scaling, steps = (load(f"{name}_cpu") for name in ("loss_speed", "scaling", "iteration_speed"))
+    page = (ROOT / "benchmarks" / "page.md").read_text()
+    parts = {
+        "LOSS": f"{where(loss)}\n\n{loss_part(loss)}",
+        "PASSES": passes_part(loss),
+        "SCALING": f"{where(scaling)}\n\n{scaling_part(scaling)}",
+        "STEP": f"{where(steps)}\n\n{step_part(steps)}",
+        "CACHED": cached_part(),
+    }
+    for name, text in parts.items():
+        page = page.replace(f"<!-- {name} -->", text)
+    (ROOT / "docs" / "benchmarks.md").write_text(page)
+    print("written: docs/benchmarks.md")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

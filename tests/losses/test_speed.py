@@ -1,0 +1,32 @@
+"""A coarse guard: FreeKD costs about what MSE does. Real measurements are `make bench`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from freqkd.losses import FreeKDLoss
+
+
+def test_freekd_stays_near_the_price_of_mse() -> None:
+    torch.manual_seed(0)
+    student, teacher = (
+        torch.randn(1, 256, 100, 168).contiguous(memory_format=torch.channels_last) for _ in range(2)
+    )  # P3 of an 800x1344 image
+    student.requires_grad_()
+    freekd = FreeKDLoss(256, 1, num_prompts=6, relation="none")
+    calls: dict[str, Callable[[], torch.Tensor]] = {
+        "freekd": lambda: freekd(student, teacher),
+        "mse": lambda: F.mse_loss(student, teacher),
+    }
+    best = dict.fromkeys(calls, float("inf"))
+    for _ in range(9):
+        for name, call in calls.items():
+            student.grad = None
+            start = time.perf_counter()
+            call().backward()
+            best[name] = min(best[name], time.perf_counter() - start)
+    assert best["freekd"] < 6 * best["mse"], best

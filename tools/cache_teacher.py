@@ -1,0 +1,25 @@
+"""Fill the cache of a config's teacher (`teacher=dict(..., cache=...)`) before the training, so that no step waits for it.
+
+Run it again to go on after a stop; run it several times at once to fill faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from freqkd.cli import add_run_arguments, cache_teacher, load_run_config, run_tool
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "config", help="config of a training whose teacher has a cache: a distillation or a prompt stage"
+    )
+    add_run_arguments(parser)
+    cache_teacher(load_run_config(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))
