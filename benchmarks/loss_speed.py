@@ -34,11 +34,15 @@ def freekd(num_prompts: int, preset: str, **options: object) -> nn.Module:
 def step(loss: Callable[..., Tensor], students: Maps, teachers: Maps, **options: object) -> Callable[[], None]:
     """One forward and one backward to the students' maps."""
 
-    def call() -> None:
+    def reset() -> None:
         for student in students:
             student.grad = None
+
+    def call() -> None:
+        reset()
         loss(students, teachers, **options).backward()
 
+    call.reset = reset
     return call
 
 
@@ -87,6 +91,7 @@ def products() -> Callable[[], None]:
             for x in pixels:
                 x.transpose(1, 2) @ x
 
+    call.reset = lambda: None
     return call
 
 

@@ -57,8 +57,12 @@ def interleave(calls: Mapping[str, Call], repeats: int, warm: int = 2) -> dict[s
 
 
 def peak_bytes(call: Call) -> int:
-    """Return the most bytes that `call` held at once beyond what was there before."""
+    """Return the most bytes that `call` held at once beyond what was there before.
+
+    `call.reset()` lets go of what an earlier call left.
+    """
     call()
+    call.reset()  # type: ignore[attr-defined]
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -22,6 +22,9 @@ from freqkd.checks import check_at_least
 
 VIEW = "fixed_view"  # the key in a sample's metainfo
 _HANDLING = ("lazy_init", "serialize_data", "backend_args", "file_client_args", "max_refetch")
+# Transforms that mix in images of earlier visits, as configs and as objects name them.
+_REMEMBERING = re.compile(r'(?<="type": ")[\w.]*Cached\w+|"use_cached": true|^Cached\w+(?=\()', re.MULTILINE)
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # differs from process to process
 _TEXTS: dict[str, tuple[str, ...]] = {}
 
 
@@ -67,7 +70,7 @@ def canonical(value: Any) -> str:
     >>> canonical(dict(b=(1, 2), a=None)) == canonical(dict(a=None, b=[1, 2]))
     True
     """
-    return json.dumps(value, sort_keys=True, default=str)
+    return _ADDRESS.sub("", json.dumps(value, sort_keys=True, default=str))
 
 
 @contextmanager
@@ -98,7 +101,8 @@ class FixedViews(Dataset):
     """A data set whose every image has `views` fixed views; one of them is drawn at each visit.
 
     The inner data set's pipeline runs as it is, with the generators of Python, numpy and torch seeded by `seed`, image
-    and view. Which view is drawn comes from the ordinary randomness. The sample says in its metainfo which view it is
+    and view. Which view is drawn comes from the ordinary randomness (workers that start anew with every epoch draw the same
+    sequence: shuffle, or keep them, for all views to come up). The sample says in its metainfo which view it is
     (`View`), so that a teacher's answer can be kept for it (`teacher=dict(cache=...)`). Samplers, hooks and loops find
     what they need of the inner data set here.
 
@@ -124,12 +128,14 @@ class FixedViews(Dataset):
             data = tuple(f"{key}: {canonical(value)}" for key, value in sorted(config.items()) if key not in _HANDLING)
             dataset = DATASETS.build(dataset)
         else:
-            pipeline = tuple(map(repr, getattr(getattr(dataset, "pipeline", None), "transforms", ())))
+            transforms = getattr(getattr(dataset, "pipeline", None), "transforms", ())
+            pipeline = tuple(_ADDRESS.sub("", repr(transform)) for transform in transforms)
             data = (type(dataset).__name__, canonical(dataset.metainfo))
-        remembering = re.search(r"\bCached\w+|\"use_cached\": true", "\n".join(data + pipeline))
+        remembering = _REMEMBERING.search("\n".join(data + pipeline))
         if remembering:
+            name = remembering[0].split(".")[-1]
             raise ValueError(
-                f"dataset must draw an image from nothing but its index, got a pipeline with {remembering[0]}, which mixes in "
+                f"dataset must draw an image from nothing but its index, got a pipeline with {name}, which mixes in "
                 "images of earlier visits; use the transform that has no cache"
             )
         self.dataset = dataset

@@ -24,7 +24,7 @@ class Acceleration:
     Args:
         autocast: "bfloat16" or "float16": matrix products and convolutions in half precision; None: in full.
         channels_last: weights and images channels last, which convolutions like on a CPU and in half precision.
-        fuse_norm: batch norm in eval mode becomes part of the convolution before it. Checked on a random image.
+        fuse_norm: batch norm of backbone and neck becomes part of the convolution before it. Checked on a random image.
         compile: compile backbone and neck. Nothing inside them can be tapped then, only they themselves.
 
     Raises:
@@ -47,7 +47,7 @@ class Acceleration:
         if self.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compile:
-            for part in self._compilable(model):
+            for part in _frozen_parts(model):
                 # Its forward alone: the hooks of taps stay outside.
                 part.forward = torch.compile(part.forward)
 
@@ -73,19 +73,22 @@ class Acceleration:
         with torch.autocast(device.type, dtype=PRECISIONS[self.autocast]):
             yield
 
-    @staticmethod
-    def _compilable(model: Any) -> list[nn.Module]:
-        return [getattr(model, name) for name in COMPILED if getattr(model, name, None) is not None]
+    def restore(self, maps: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """Return tapped maps in the precision of the images: heads that adapters run on them know no autocast."""
+        if self.autocast is None:
+            return maps
+        return [x.to(dtype) if x.is_floating_point() else x for x in maps]
 
 
 @torch.no_grad()
 def fuse_checked(model: Any) -> None:
-    """Fold every batch norm into the convolution before it, and see that the features stay what they were."""
+    """Fold batch norms of backbone and neck into convolutions, and see that the features stay what they were."""
     parameter = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(1, 3, 96, 96, generator=generator).to(parameter)
     before = _features(model, probe)
-    fuse(model)
+    for part in _frozen_parts(model):
+        fuse(part)
     for was, is_now in zip(before, _features(model, probe)):
         error = float((was - is_now).abs().max() / was.abs().max().clamp(min=1e-12))
         if not error < 1e-3:
@@ -117,6 +120,10 @@ def fuse(module: nn.Module) -> None:
             if any(True for _ in child.children()):
                 last = None
             fuse(child)
+
+
+def _frozen_parts(model: Any) -> list[nn.Module]:
+    return [getattr(model, name) for name in COMPILED if getattr(model, name, None) is not None]
 
 
 def _features(model: Any, images: Tensor) -> list[Tensor]:

@@ -86,7 +86,7 @@ class TeacherCache:
         """
         entries = self.fill(teacher, images, data_samples, paths, preprocessor)
         first = entries[0]
-        if any(entry.shapes != first.shapes for entry in entries):
+        if any(list(entry.shapes.items()) != list(first.shapes.items()) for entry in entries):
             raise CheckpointError(
                 f"teacher cache {self.dir}: views of one size have maps of several shapes; delete the folder"
             )
@@ -126,7 +126,7 @@ class TeacherCache:
         missing = [place for place, entry in enumerate(found) if entry is None]
         if missing:
             samples = [data_samples[place] for place in missing]
-            maps = _rounded(teacher.extract(images[missing], samples, paths), len(missing))
+            maps = _rounded(self._ask(teacher, images[missing], samples, paths), len(missing))
             if is_new:
                 bytes_each = sum(value[0].numel() for values in maps.values() for value in values) * 2
                 self._admit(occupied(bytes_each), views[0].source)
@@ -140,6 +140,13 @@ class TeacherCache:
         if is_new and not missing:
             self._admit(entries[0].disk_bytes, views[0].source)
         return entries
+
+    @staticmethod
+    def _ask(teacher: Any, images: Tensor, samples: Sequence[Any], paths: Sequence[str]) -> Maps:
+        """Run the teacher in the precision that the manifest says, whatever precision the student trains in."""
+        with torch.autocast(images.device.type, enabled=False):
+            found: Maps = teacher.extract(images, samples, sorted(paths))
+        return found
 
     def has(self, index: int, view: int) -> bool:
         """Whether a view is stored, whole; whether it is the right one shows when it is read."""

@@ -146,6 +146,7 @@ class Distiller(BaseModel):
         if self._prepared:
             return
         self.teacher.to(next(self.student.parameters()).device)
+        self.teacher.acceleration.check_paths(self._teacher_paths())
         for term in self.terms.values():
             for path in term.teacher_paths:
                 find_module(self.teacher.model, path)

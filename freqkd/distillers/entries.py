@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -73,7 +73,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_entry(path: Path, size: tuple[int, int], pixels: int, maps: Mapping[str, Sequence[Tensor]]) -> None:
-    """Write one view's maps `(C, H, W)`, which are in half precision already."""
+    """Write one view's maps `(C, H, W)`, which are in half precision already, in the order of their taps' names."""
+    maps = {tap: maps[tap] for tap in sorted(maps)}
     shapes = {tap: [list(value.shape) for value in values] for tap, values in maps.items()}
     header = json.dumps(dict(size=size, pixels=pixels, shapes=shapes)).encode()
     start = len(_MAGIC) + 4 + len(header)
@@ -111,8 +112,9 @@ def count_entries(folder: Path) -> int:
     for shard in (folder / "maps").glob("*"):
         for file in os.scandir(shard):
             found += file.name.endswith(".half")
-            if file.name.endswith(".part") and time.time() - file.stat().st_mtime > _STALE:
-                Path(file.path).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has just finished it
+                if file.name.endswith(".part") and time.time() - file.stat().st_mtime > _STALE:
+                    Path(file.path).unlink()
     return found
 
 

@@ -87,6 +87,7 @@ class PromptTuner(BaseModel):
         if self._prepared:
             return
         self.teacher.to(self.teacher_hash.device)
+        self.teacher.acceleration.check_paths([self.tap])
         self.teacher_hash.copy_(torch.tensor(list(bytes.fromhex(self.teacher.hash)), dtype=torch.uint8))
         if self.teacher.cache is not None:
             self._check_cache()

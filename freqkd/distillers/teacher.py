@@ -241,7 +241,7 @@ class Teacher:
             self.ready_heads()
         with FeatureTap(self.model, paths) as tap, self.acceleration.context(inputs.device):
             run_to(self.model, self.acceleration.lay_out(inputs), data_samples, paths)
-            return {path: tap.maps(path) for path in paths}
+            return {path: self.acceleration.restore(tap.maps(path), inputs.dtype) for path in paths}
 
     def recall(
         self, inputs: Tensor, data_samples: Sequence[Any] | None, paths: Sequence[str], preprocessor: nn.Module

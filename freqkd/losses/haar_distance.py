@@ -188,14 +188,17 @@ class _HaarDistance(torch.autograd.Function):
         # Multiplied in the student's precision, which the scale of a loss scaler is meant for; in place where nobody asks
         # again, as a second pyramid costs more in fresh memory than in arithmetic.
         scale = upstream.to(gradient.dtype)
-        gradient = gradient * scale if _kept() else gradient.mul_(scale)
+        gradient = gradient * scale if _kept(scale) else gradient.mul_(scale)
         return gradient, None, None, None, None, None
 
 
-def _kept() -> bool:
-    """Whether the graph outlives the running backward, as far as torch tells."""
+def _kept(scale: Tensor) -> bool:
+    """Whether the gradient is needed again, as far as torch tells: the graph is kept, or there is a batch of scales."""
     ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return torch.compiler.is_compiling() or ask is None or bool(ask())
+    if torch.compiler.is_compiling() or ask is None or bool(ask()):
+        return True
+    transforms = torch._C._functorch
+    return bool(transforms.is_batchedtensor(scale) or transforms.is_legacy_batchedtensor(scale))
 
 
 def _channels(channel_weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:

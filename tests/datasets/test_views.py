@@ -200,3 +200,30 @@ def test_an_index_out_of_range_ends_an_iteration():
         FixedViews(Noise(), 2)[3]
     with pytest.raises(AttributeError, match="no_such"):
         FixedViews(Noise(), 2).no_such
+
+
+def test_a_transform_without_a_name_of_its_own_is_the_same_in_every_process():
+    class Plain:
+        pass
+
+    def views():
+        inner = Noise()
+        inner.pipeline = SimpleNamespace(transforms=[Plain()])  # its repr is an address
+        return FixedViews(inner, views=2)
+
+    kept = views()
+    assert kept.source == views().source
+
+
+def test_a_path_may_be_called_cached():
+    inner = dict(
+        type="CocoDataset",
+        data_root="data/samples/blood_cells/",
+        ann_file="annotations/instances_val.json",
+        data_prefix=dict(img="images/val/"),
+        metainfo=dict(classes=("RBC", "CachedCells")),
+        lazy_init=True,
+        pipeline=[],
+    )
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        assert FixedViews(inner, views=1).views == 1

@@ -79,6 +79,30 @@ def test_the_teacher_runs_for_what_is_missing_alone_and_order_does_not_matter(ca
         torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_the_order_of_the_taps_does_not_matter(cached, photos, step, task):
+    model, views, paths = cached(task), photos(task), ["neck", HEADS[task]]
+    model.prepare()
+    first, both = (step.batch(model, views, *which) for which in ([(0, 0)], [(0, 0), (1, 1)]))
+    model.teacher.recall(*first, paths, model.data_preprocessor)()
+    kept = model.teacher.recall(*both, paths[::-1], model.data_preprocessor)()  # one view is there, one is not
+    live = model.teacher.extract(*both, paths)
+    for path in paths:
+        for ours, theirs in zip(kept[path], live[path], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=1e-3)
+
+
+def test_what_is_stored_does_not_depend_on_the_students_precision(cached, photos, step):
+    model, views = cached(), photos()
+    model.prepare()
+    images, samples = step.batch(model, views, (0, 0))
+    live = model.teacher.extract(images, samples, ["neck"])["neck"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kept = model.teacher.recall(images, samples, ["neck"], model.data_preprocessor)()["neck"]
+    for ours, theirs in zip(kept, live, strict=True):
+        assert torch.equal(ours, theirs.half().float())
+
+
 @pytest.mark.parametrize("sizes", [[(64, 96), (64, 64)], [(64, 64), (64, 96)]])
 def test_a_batch_of_several_sizes_is_refused(cached, photos, step, sizes):
     model, views = cached(), photos(sizes=sizes)

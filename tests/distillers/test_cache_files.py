@@ -3,13 +3,15 @@
 import json
 import multiprocessing
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from freqkd.datasets.views import VIEW
-from freqkd.distillers.entries import entry_path, read_entry, write_entry
+from freqkd.distillers import entries
+from freqkd.distillers.entries import count_entries, entry_path, read_entry, write_entry
 from freqkd.distillers.filling import fill_cache
 from freqkd.distillers.teacher import Teacher
 
@@ -36,6 +38,15 @@ def test_a_kill_before_an_entry_is_whole_leaves_what_was_there(tmp_path):
     assert len(list(fresh.parent.glob("*.part"))) == 2
     assert read_entry(fresh) is None
     assert read_entry(old).values.tolist() == [1.0] * 24
+
+
+def test_counting_survives_a_draft_that_is_finished_meanwhile(tmp_path, monkeypatch):
+    write_entry(entry_path(tmp_path, 0, 0), (8, 8), 0, one_map())
+    (entry_path(tmp_path, 0, 0).parent / ".gone.part").write_bytes(b"")
+    listed = list(os.scandir(entry_path(tmp_path, 0, 0).parent))
+    (entry_path(tmp_path, 0, 0).parent / ".gone.part").unlink()
+    monkeypatch.setattr(entries, "os", SimpleNamespace(scandir=lambda folder: listed))
+    assert count_entries(tmp_path) == 1
 
 
 @pytest.mark.parametrize("keep", [0, 5, 16, 40, -1])

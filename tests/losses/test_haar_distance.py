@@ -83,6 +83,15 @@ def test_gradient_survives_a_second_backward_and_scales() -> None:
     torch.testing.assert_close(again, 3 * once)
 
 
+def test_a_batch_of_upstream_gradients() -> None:
+    student, teacher, _ = _case((13, 21), torch.channels_last, "subband")
+    student.requires_grad_()
+    once = torch.autograd.grad(freekd_loss(student, teacher), student)[0]
+    scales = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    many = torch.autograd.grad(freekd_loss(student, teacher), student, scales, is_grads_batched=True)[0]
+    torch.testing.assert_close(many, torch.stack([once, 3 * once]))
+
+
 def test_half_gradient_does_not_underflow() -> None:
     student = torch.randn(1, 64, 128, 128).half().requires_grad_()  # 1 / numel is below the smallest half
     teacher = torch.randn(1, 64, 128, 128).half()
