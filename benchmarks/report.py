@@ -173,7 +173,8 @@ def cached_part() -> str:
     return table(head, lines)
 
 
-def main() -> None:
+def build() -> str:
+    """Return the page."""
     loss, scaling, steps = (load(f"{name}_cpu") for name in ("loss_speed", "scaling", "iteration_speed"))
     page = (ROOT / "benchmarks" / "page.md").read_text()
     parts = {
@@ -185,7 +186,11 @@ def main() -> None:
     }
     for name, text in parts.items():
         page = page.replace(f"<!-- {name} -->", text)
-    (ROOT / "docs" / "benchmarks.md").write_text(page)
+    return page
+
+
+def main() -> None:
+    (ROOT / "docs" / "benchmarks.md").write_text(build())
     print("written: docs/benchmarks.md")
 
 

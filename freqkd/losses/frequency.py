@@ -96,7 +96,7 @@ def freekd_loss(
         return _plain_distance(student, teacher, masks, channel_weights, level, wavelet, include_low, orientations)
     with torch.no_grad():
         weights, scale = nest_weights(masks, student, level, include_low, orientations)
-    return haar_distance(student, teacher.detach(), weights, channel_weights, level, compiled) * scale
+    return haar_distance(student, teacher.detach(), weights, channel_weights, level, compiled, scale)
 
 
 def _plain_distance(

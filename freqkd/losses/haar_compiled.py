@@ -127,9 +127,13 @@ def compiled_gradient(
     """Return what `gradient_of` does, compiled once for maps of all sizes."""
     last = torch.channels_last
     student, teacher = student.contiguous(memory_format=last), teacher.contiguous(memory_format=last)
+    strips = _strips(student, weights, level)
+    if len(strips) == 1:
+        whole = _compiled(gradient_of)(student, teacher, to_blocks(weights, level), channel_weights, level)
+        return cast("tuple[Tensor, Tensor]", whole)
     gradient = torch.empty_like(student, memory_format=last)
     sums = []
-    for top, bottom in _strips(student, weights, level):
+    for top, bottom in strips:
         part = weights[..., top : min(bottom, weights.shape[-2]), :]
         inside = (student[..., top:bottom, :], teacher[..., top:bottom, :])
         loss, piece = _compiled(gradient_of)(*inside, to_blocks(part, level), channel_weights, level)

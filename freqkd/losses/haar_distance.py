@@ -41,7 +41,7 @@ def nest_weights(
 
     Returns:
         weights (N or 1, 1, H', W') with H', W' the next multiples of 2^level, and the scale that makes of the weighted
-        sum the sum of means. They are kept apart because their product underflows in half precision.
+        sum the sum of means: apart, because their product underflows in half precision.
 
     Raises:
         ValueError: a mask does not fit its band.
@@ -97,7 +97,7 @@ def pointed_distance(
     check_map("teacher", teacher, tokens.shape[-1])
     with torch.no_grad():
         weights, scale = point_weights(teacher, tokens, level, include_low, orientations)
-    return haar_distance(student, teacher.detach(), weights, channel_weights, level, compiled=True) * scale
+    return haar_distance(student, teacher.detach(), weights, channel_weights, level, True, scale)
 
 
 def band_factors(like: Tensor, level: int, include_low: bool, orientations: str) -> tuple[list[float], float]:
@@ -134,10 +134,11 @@ def haar_distance(
     channel_weights: Tensor | None = None,
     level: int = 3,
     compiled: bool = False,
+    scale: float = 1.0,
 ) -> Tensor:
     r"""Return the weighted L1 distance of the Haar subbands of two maps.
 
-    .. math:: \sum_{b,c,p} w_{b,p} \, | \omega_c \, (t_b - s_b)_{c,p} |
+    .. math:: scale \sum_{b,c,p} w_{b,p} \, | \omega_c \, (t_b - s_b)_{c,p} |
 
     The gradient with respect to s is the inverse transform of minus :math:`w \omega` times the signs. It is computed on the
     way and kept in the student's precision: backward only scales it.
@@ -149,6 +150,7 @@ def haar_distance(
         channel_weights: omega; receives no gradient. None is ones.
         level: levels of the transform.
         compiled: let `torch.compile` fuse it; the first call of a process takes some ten seconds.
+        scale: factor on the result.
 
     Shape:
         student, teacher: (N, C, H, W); weights: (N or 1, 1, H', W'); channel_weights: (N or 1, C). Output: a scalar.
@@ -158,8 +160,10 @@ def haar_distance(
         >>> haar_distance(student, teacher, torch.full((1, 1, 2, 2), 0.5), level=1).item()  # bands 5, -2, -1, 0
         8.0
     """
+    if student.dtype in (torch.float32, torch.float64):
+        weights, scale = weights * scale, 1.0  # a gradient that is kept in half precision would underflow
     distance = cast(Any, _HaarDistance).apply(student, teacher, weights, channel_weights, level, compiled)
-    return cast(Tensor, distance)
+    return cast(Tensor, distance if scale == 1 else distance * scale)
 
 
 class _HaarDistance(torch.autograd.Function):
@@ -188,7 +192,12 @@ class _HaarDistance(torch.autograd.Function):
         # Multiplied in the student's precision, which the scale of a loss scaler is meant for; in place where nobody asks
         # again, as a second pyramid costs more in fresh memory than in arithmetic.
         scale = upstream.to(gradient.dtype)
-        gradient = gradient * scale if _kept(scale) else gradient.mul_(scale)
+        if _kept(scale):
+            gradient = gradient * scale
+        elif (
+            scale.device.type != "cpu" or float(scale) != 1
+        ):  # on an accelerator, looking would cost more than multiplying
+            gradient.mul_(scale)
         return gradient, None, None, None, None, None
 
 
