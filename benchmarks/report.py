@@ -173,6 +173,29 @@ def cached_part() -> str:
     return table(head, lines)
 
 
+def terms_part() -> str:
+    lines = []
+    for task, unit, scale in (("detection", "box AP", 1.0), ("segmentation", "mIoU", 0.01)):
+        found: dict[str, list[dict[str, Any]]] = {}
+        for run in load(f"term_selection_{task}") or []:
+            found.setdefault(run["term"], []).append(run)
+        order = sorted(found.items(), key=lambda item: -statistics.mean(run["metric"] for run in item[1]))
+        for term, runs in order:
+            label = {"none": "none: FreeKD alone", "alone": "neither: student alone"}.get(term, term.split("_")[0])
+            values = [run["metric"] * scale for run in runs]
+            shares = [run["mean_share"] for run in runs if run.get("mean_share") is not None]
+            lines.append(
+                (
+                    task,
+                    label,
+                    f"{statistics.mean(values):.3f} {unit}",
+                    ", ".join(f"{value:.3f}" for value in values),
+                    f"{statistics.mean(shares):.2f}" if shares else "",
+                )
+            )
+    return table(("sample", "term beside FreeKD", "held-out metric", "by seed", "mean share"), lines)
+
+
 def build() -> str:
     """Return the page."""
     loss, scaling, steps = (load(f"{name}_cpu") for name in ("loss_speed", "scaling", "iteration_speed"))
@@ -183,6 +206,7 @@ def build() -> str:
         "SCALING": f"{where(scaling)}\n\n{scaling_part(scaling)}",
         "STEP": f"{where(steps)}\n\n{step_part(steps)}",
         "CACHED": cached_part(),
+        "TERMS": terms_part(),
     }
     for name, text in parts.items():
         page = page.replace(f"<!-- {name} -->", text)

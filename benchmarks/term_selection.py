@@ -98,12 +98,14 @@ def measure(task: str, term: str, share: float, seed: int, root: Path) -> dict[s
     """Train one student and return what it scores on the held-out part."""
     runner = train(run_config(task, term, share, seed, root))
     metric = float(runner.message_hub.get_scalar(f"val/{METRIC[task]}").current())
+    shares = runner.message_hub.log_scalars.get("train/share/loss_logit")
     return dict(
         task=task,
         term=term,
         share=share,
         seed=seed,
         metric=metric,
+        mean_share=float(shares.data[0].mean()) if shares is not None else None,
         seconds=float(runner.message_hub.runtime_info[SECONDS]),
     )
 

@@ -48,7 +48,7 @@ NAMES = {
     "retinanet/freekd_neck_retinanet-r101_retinanet-r50_8xb2-2x_coco.py",
     "retinanet/prompts_neck_retinanet-r101_8xb2-2000i_coco.py",
     "retinanet/retinanet_r50_8xb2-2x_coco.py",
-    f"road_scenes/freekd-normkd_neck-logits_{ROADS}",
+    f"road_scenes/freekd-cwd_neck-logits_{ROADS}",
     f"road_scenes/freekd_neck_{ROADS}",
     f"road_scenes/freekd-cached_neck_{ROADS}",
     "road_scenes/prompts_neck_semantic-fpn-r18w48_b8-80i_road-scenes.py",

@@ -47,7 +47,7 @@ def test_the_list_is_whole():
         "dkd",
         "dtkd",
         "freekd",
-        "freekd-normkd",
+        "freekd-cwd",
         "kd",
         "nkd",
         "normkd",
