@@ -1,4 +1,7 @@
-"""Observe what modules return (`FeatureTap`), or replace it (`FeatureEdit`), for as long as a `with` block lasts."""
+"""Observe what modules return (`FeatureTap`) or are called with (`InputTap`), or replace what they return (`FeatureEdit`).
+
+Each lasts as long as a `with` block.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,21 @@ def flatten_maps(value: Any) -> list[Tensor]:
     return []
 
 
-class FeatureTap:
+class _Hooks:
+    """Hooks that live as long as a `with` block."""
+
+    def __init__(self) -> None:
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+class FeatureTap(_Hooks):
     """Record the outputs of modules while the `with` block lasts.
 
     `tap[path]` is a tuple of outputs, one per call: a head shared by all pyramid levels runs once per level. A module
@@ -75,22 +92,15 @@ class FeatureTap:
     """
 
     def __init__(self, model: nn.Module, paths: Sequence[str]) -> None:
+        super().__init__()
         self._modules = {path: find_module(model, path) for path in paths}
         self._records: dict[str, list[tuple[Any, list[int]]]] = {path: [] for path in paths}
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> FeatureTap:
         for path, module in self._modules.items():
             self._records[path] = []
             self._handles.append(module.register_forward_hook(self._recorder(self._records[path])))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
 
     @staticmethod
     def _recorder(records: list[tuple[Any, list[int]]]) -> Callable[[nn.Module, Any, Any], None]:
@@ -120,7 +130,49 @@ class FeatureTap:
             records.clear()
 
 
-class FeatureEdit:
+class InputTap(_Hooks):
+    """Record the positional arguments of modules' calls while the `with` block lasts.
+
+    For what is no module's output: sampled proposals, assigned labels. `tap[path]` is a list with the tuple of arguments
+    of each call; a module that did not run gives an empty list.
+
+    Args:
+        model: the network to observe.
+        paths: dotted module paths, see `find_module`.
+
+    Raises:
+        ValueError: a path does not exist (nearest names listed); on construction.
+
+    >>> model = nn.Sequential(nn.ReLU(), nn.Sigmoid())
+    >>> with InputTap(model, ["1"]) as tap:
+    ...     _ = model(torch.tensor([-1.0, 2.0]))
+    >>> tap["1"]
+    [(tensor([0., 2.]),)]
+    """
+
+    def __init__(self, model: nn.Module, paths: Sequence[str]) -> None:
+        super().__init__()
+        self._modules = {path: find_module(model, path) for path in paths}
+        self._records: dict[str, list[tuple[Any, ...]]] = {path: [] for path in paths}
+
+    def __enter__(self) -> InputTap:
+        for path, module in self._modules.items():
+            self._records[path] = []
+            self._handles.append(module.register_forward_pre_hook(self._recorder(self._records[path])))
+        return self
+
+    @staticmethod
+    def _recorder(records: list[tuple[Any, ...]]) -> Callable[[nn.Module, Any], None]:
+        def record(module: nn.Module, arguments: Any) -> None:
+            records.append(tuple(arguments))
+
+        return record
+
+    def __getitem__(self, path: str) -> list[tuple[Any, ...]]:
+        return self._records[path]
+
+
+class FeatureEdit(_Hooks):
     """Replace the output of a module by `edit(output)` while the `with` block lasts.
 
     Args:
@@ -138,21 +190,14 @@ class FeatureEdit:
     """
 
     def __init__(self, model: nn.Module, path: str, edit: Callable[[list[Tensor]], Sequence[Tensor]]) -> None:
+        super().__init__()
         self._module = find_module(model, path)
         self._path = path
         self._edit = edit
-        self._handle: torch.utils.hooks.RemovableHandle | None = None
 
     def __enter__(self) -> FeatureEdit:
-        self._handle = self._module.register_forward_hook(self._replace)
+        self._handles.append(self._module.register_forward_hook(self._replace))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
 
     def _replace(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         before = flatten_maps(output)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from freqkd.checkpoints import load_strict
 from freqkd.distillers.batch import Batch
-from freqkd.distillers.inputs import InputTap
 from freqkd.distillers.keys import STUDENT, from_student_keys, to_student_keys
 from freqkd.distillers.schedules import TermSchedule
 from freqkd.distillers.teacher import (
@@ -30,7 +29,7 @@ from freqkd.distillers.teacher import (
 )
 from freqkd.distillers.terms import DistillTerm
 from freqkd.distillers.weights import gradient_norm
-from freqkd.taps import FeatureTap, find_module
+from freqkd.taps import FeatureTap, InputTap, find_module
 
 
 class Distiller(BaseModel):
