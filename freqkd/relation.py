@@ -66,7 +66,8 @@ def channel_relation(feat: Tensor, deeper: Tensor | None = None, temperature: fl
             shifted = queries - mean[:, :, None, None]
             query_norm = _norm(_resize(shifted, feat.shape), mean)
             products = _products(shifted, _resize_back(centred, queries.shape))
-        logits = products / (query_norm[:, :, None] * key_norm[:, None, :])
+        # One after the other: the product of two tiny norms, of channels that are zero, would be zero.
+        logits = products / query_norm[:, :, None] / key_norm[:, None, :]
         return (logits / temperature).softmax(dim=-1)
 
 

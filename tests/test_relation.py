@@ -80,6 +80,15 @@ def test_flat_channels_and_single_positions_relate_evenly() -> None:
     torch.testing.assert_close(relation_weights(single, single), torch.ones(2, 4))
 
 
+def test_channels_that_are_zero_relate_evenly() -> None:
+    feat, deeper = torch.randn(1, 4, 6, 6), torch.randn(1, 4, 3, 3)
+    feat[:, 1] = deeper[:, 2] = 0
+    for other in (None, deeper):
+        relation = channel_relation(feat, other)
+        assert relation.isfinite().all()
+    torch.testing.assert_close(relation[0, 2], torch.full((4,), 0.25))
+
+
 def test_weights_are_the_normalised_product() -> None:
     student, teacher, deeper = torch.randn(2, 6, 8, 8), torch.randn(2, 6, 8, 8), torch.randn(2, 2, 6, 4, 4)
     weights = relation_weights(student, teacher, *deeper)
