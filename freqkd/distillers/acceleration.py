@@ -22,7 +22,8 @@ class Acceleration:
     """How a teacher runs.
 
     Args:
-        autocast: "bfloat16" or "float16": matrix products and convolutions in half precision; None: in full.
+        autocast: "bfloat16" or "float16": matrix products and convolutions in half precision where features are extracted;
+            None: in full. The prompt stage, which trains through the heads, takes the precision of its training (`--amp`).
         channels_last: weights and images channels last, which convolutions like on a CPU and in half precision.
         fuse_norm: batch norm of backbone and neck becomes part of the convolution before it. Checked on a random image.
         compile: compile backbone and neck. Nothing inside them can be tapped then, only they themselves.
