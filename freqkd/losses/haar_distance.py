@@ -194,9 +194,7 @@ class _HaarDistance(torch.autograd.Function):
         scale = upstream.to(gradient.dtype)
         if _kept(scale):
             gradient = gradient * scale
-        elif (
-            scale.device.type != "cpu" or float(scale) != 1
-        ):  # on an accelerator, looking would cost more than multiplying
+        elif scale.device.type != "cpu" or float(scale) != 1:  # looking costs nothing on a CPU alone
             gradient.mul_(scale)
         return gradient, None, None, None, None, None
 
