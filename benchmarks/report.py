@@ -34,6 +34,13 @@ TARGETS = (
     ("T = 6, compiled, contiguous maps", "released form, T = 6", "official, T = 6, compiled, contiguous", 6.0),
 )
 FULL = "teacher, training forward"
+WORDS = {
+    "alone": "none: student alone",
+    "mse": "MSE",
+    "freekd_neck": "FreeKD",
+    "freekd-mse": "FreeKD (share 1) and MSE",
+    "freekd-mse+binary-kd_logits": "FreeKD (1), MSE and binary KD (0.5)",
+}
 LIMITS = (
     ("eager MSE, eager", "official, T = 6", "MSE", 5.0),
     ("compiled MSE, compiled", "official, T = 6, compiled", "MSE, compiled", 3.0),
@@ -156,6 +163,17 @@ def step_part(result: dict[str, Any]) -> str:
     return f"{table(head, lines)}\n\n{said}\n\n{table(('pair', *names), others)}"
 
 
+def cached_step_part(result: dict[str, Any]) -> str:
+    lines = []
+    for task, rows in result["rows"].items():
+        times = (f"{row['median']:.0f}" for row in rows.values())
+        size = result["bytes"][task]
+        ratios = (f"{ratio:.3f}" for ratio in result["ratios"][task].values())
+        lines.append((task, *times, *ratios, f"{size['view'] / 1e3:.0f}"))
+    (rows, *_), (ratios, *_) = result["rows"].values(), result["ratios"].values()
+    return table(("sample", *(f"{name}, ms" for name in rows), *ratios, "kB for a view"), lines)
+
+
 def cached_part() -> str:
     lines = []
     for task, unit, scale in (("detection", "box AP", 1.0), ("segmentation", "mIoU", 0.01)):
@@ -179,6 +197,29 @@ def cached_part() -> str:
             )
     head = ("sample", "teacher", "`val` metric", "seconds, first seed", "seconds, later seeds", "late step, ms")
     return table(head, lines)
+
+
+def weights_part() -> str:
+    lines = []
+    for task, unit, scale in (("detection", "box AP", 1.0), ("segmentation", "mIoU", 0.01)):
+        found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+        for run in load(f"weight_study_{task}") or []:
+            found.setdefault((run["term"], run["share"]), []).append(run)
+        for (term, share), runs in found.items():
+            values = [run["metric"] * scale for run in sorted(runs, key=lambda run: run["seed"])]
+            late = [run["mean_share"] for run in runs if run.get("mean_share") is not None]
+            lines.append(
+                (
+                    task,
+                    WORDS.get(term, term.split("_")[0]),
+                    f"{share:g}" if late else "",
+                    f"{statistics.mean(late):.1f}" if late else "",
+                    f"{statistics.mean(values):.3f} {unit}",
+                    ", ".join(f"{value:.3f}" for value in values),
+                )
+            )
+    lines.sort(key=lambda line: line[0])
+    return table(("sample", "terms", "share asked for", "mean share", "held-out metric", "by seed"), lines)
 
 
 def terms_part() -> str:
@@ -206,7 +247,8 @@ def terms_part() -> str:
 
 def build() -> str:
     """Return the page."""
-    loss, scaling, steps = (load(f"{name}_cpu") for name in ("loss_speed", "scaling", "iteration_speed"))
+    names = ("loss_speed", "scaling", "iteration_speed", "cached_step")
+    loss, scaling, steps, cached = (load(f"{name}_cpu") for name in names)
     page = (ROOT / "benchmarks" / "page.md").read_text()
     parts = {
         "LOSS": f"{where(loss)}\n\n{loss_part(loss)}",
@@ -214,6 +256,8 @@ def build() -> str:
         "SCALING": f"{where(scaling)}\n\n{scaling_part(scaling)}",
         "STEP": f"{where(steps)}\n\n{step_part(steps)}",
         "CACHED": cached_part(),
+        "CACHED STEP": f"{where(cached)}\n\n{cached_step_part(cached)}",
+        "WEIGHTS": weights_part(),
         "TERMS": terms_part(),
     }
     for name, text in parts.items():

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd.checks import check_at_least, check_map, check_same_shape, upcast
+from freqkd.resizing import Factors, resize, resize_back, resizing, squares_of_resized
 
 TEMPERATURE = 0.25
+TILE = 2**19  # numbers
 
 
 def channel_relation(feat: Tensor, deeper: Tensor | None = None, temperature: float = TEMPERATURE) -> Tensor:
@@ -53,22 +54,25 @@ def channel_relation(feat: Tensor, deeper: Tensor | None = None, temperature: fl
             raise ValueError(f"deeper must have the batch size of feat, {feat.shape[0]}, got {deeper.shape[0]}")
     with torch.autocast(feat.device.type, enabled=False):
         keys = _last(feat)
-        mean = _sum(keys) / keys[0, 0].numel()
-        centred = keys - mean[:, :, None, None]
-        key_norm = _norm(centred, mean)
+        count = keys[0, 0].numel()
         if deeper is None:
-            products, query_norm = _products(centred, centred), key_norm
+            mean = keys.sum(3, keepdim=True).sum(2, keepdim=True) / count  # rows first: one long sum rounds more
+            queries = centred = keys - mean
+            query_norm = key_norm = _norm(_squares(keys, mean), mean, count)
         else:
             queries = _last(deeper)
-            # psi averages its input: the mean of psi(F), taken off before, leaves psi(F) centred.
-            ones = torch.ones_like(keys[:, :1])
-            mean = _sum(queries * _resize_back(ones, queries.shape)) / ones[0].numel()
-            shifted = queries - mean[:, :, None, None]
-            query_norm = _norm(_resize(shifted, feat.shape), mean)
-            products = _products(shifted, _resize_back(centred, queries.shape))
+            share, factors = resizing(queries, keys)
+            centred, mean = _centre_back(keys, queries.shape)
+            key_norm = _norm(_squares(keys, mean), mean, count)
+            # The mean of psi(F), taken off before: psi averages its input, so this leaves psi(F) centred.
+            mean = (queries * share).sum((2, 3), keepdim=True)
+            queries = queries - mean
+            resized = resize(queries, keys.shape) if factors is None else queries
+            query_norm = _norm(_squares(resized, torch.zeros_like(mean), factors), mean, count)
         # One after the other: the product of two tiny norms, of channels that are zero, would be zero.
-        logits = products / query_norm[:, :, None] / key_norm[:, None, :]
-        return (logits / temperature).softmax(dim=-1)
+        products = queries.flatten(2) @ centred.flatten(2).transpose(1, 2)
+        logits = products / (query_norm * temperature).flatten(2) / key_norm.flatten(2).transpose(1, 2)
+        return logits.softmax(dim=-1)
 
 
 def _last(x: Tensor) -> Tensor:
@@ -76,47 +80,44 @@ def _last(x: Tensor) -> Tensor:
     return upcast(x).contiguous(memory_format=torch.channels_last)
 
 
-def _resize(x: Tensor, shape: torch.Size) -> Tensor:
-    return F.interpolate(x, size=shape[-2:], mode="bilinear", align_corners=False)
+def _centre_back(keys: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Return psi^T (F - m) and m, the means of F.
 
-
-def _resize_back(x: Tensor, shape: torch.Size) -> Tensor:
-    """Apply the transpose of the resizing from `shape` to the size of x.
-
-    (psi(F) F^T) is also F' (psi^T F)^T with F' the deeper map: a product of a quarter of the positions.
+    Where psi doubles a map, psi^T 1 = 4: psi^T F has the means 4 m, taken off there, on a quarter of the positions.
+    Elsewhere its weights are rounded, which a large m would show, as it would in products, which may be set to TF32.
     """
-    size = [x.shape[0], x.shape[1], shape[-2], shape[-1]]
-    if x.is_cuda and torch.are_deterministic_algorithms_enabled():
-        rows, columns = (_resize_matrix(shape[dim], x.shape[dim], x) for dim in (-2, -1))
-        return rows.t() @ x @ columns
-    return cast(Tensor, torch.ops.aten.upsample_bilinear2d_backward(x, list(x.shape[-2:]), size, False))
+    products = keys.is_cuda and torch.are_deterministic_algorithms_enabled()
+    if products or (keys.shape[2], keys.shape[3]) != (2 * shape[2], 2 * shape[3]):
+        mean = keys.sum(3, keepdim=True).sum(2, keepdim=True) / keys[0, 0].numel()
+        return resize_back(keys - mean, shape), mean
+    back = resize_back(keys, shape)
+    mean = back.mean((2, 3), keepdim=True)
+    return back.sub_(mean), mean / 4
 
 
-def _resize_matrix(before: int, after: int, like: Tensor) -> Tensor:
-    """Return the (after, before) matrix of the resizing along one dimension."""
-    identity = torch.eye(before, dtype=like.dtype, device=like.device)
-    return F.interpolate(identity[None], size=after, mode="linear", align_corners=False)[0].t()
+def _squares(x: Tensor, mean: Tensor, factors: Factors | None = None) -> Tensor:
+    """Return the sums of (x - mean)^2 over the positions, or with `factors` of psi(x)^2 for an x of mean 0."""
+    height, step = x.shape[2], x.shape[2]
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        step = max(1, TILE // x[:, :, 0].numel())  # what lies between x and its sums stays in the processor's cache
+    sums = []
+    for first in range(0, height, step):
+        last = min(first + step, height)
+        if factors is None:
+            squares = (x[:, :, first:last] - mean).square_()
+        else:
+            squares = squares_of_resized(x, factors, first, last)
+        sums.append(squares.sum((2, 3), keepdim=True))
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
 
-def _sum(x: Tensor) -> Tensor:
-    """Sum over the positions, (N, C): rows first, as one long sum rounds more."""
-    return x.permute(0, 2, 3, 1).sum(2).sum(1)
-
-
-def _products(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return the (N, C', C) inner products of the channels of two maps of one size."""
-    pixels = keys.permute(0, 2, 3, 1).flatten(1, 2)
-    return queries.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2) @ pixels
-
-
-def _norm(centred: Tensor, mean: Tensor) -> Tensor:
-    """Return the norm of every centred channel, (N, C).
+def _norm(squares: Tensor, mean: Tensor, count: int) -> Tensor:
+    """Return the norm of every centred channel; above 0, by the smallest number that has a square.
 
     A constant channel leaves rounding noise: measured against the channel's own size, so that noise stays nothing.
     """
-    squares = _sum(centred * centred)
-    size = squares + centred[0, 0].numel() * mean.square()
-    return torch.maximum(squares.sqrt(), 1e-5 * size.sqrt() + torch.finfo(centred.dtype).tiny)
+    least = mean.abs() * (1e-5 * count**0.5) + torch.finfo(mean.dtype).tiny ** 0.5
+    return torch.maximum(squares.sqrt(), least)
 
 
 def attention_weights(relation: Tensor) -> Tensor:
@@ -229,6 +230,21 @@ def relation_weights(
     check_same_shape(student_feat, teacher_feat)
     omega = attention_weights if gate is None else gate
     with torch.autocast(student_feat.device.type, enabled=False):
-        weights = omega(channel_relation(teacher_feat, teacher_deeper, temperature))
-        weights = weights * omega(channel_relation(student_feat, student_deeper, temperature))
+        # Small maps cost less to copy into one batch than to visit one by one.
+        small = student_feat.numel() <= TILE * (16 if student_feat.is_cuda else 1)
+        batch = student_feat.shape[0]
+        if small and _alike(student_feat, teacher_feat, batch) and _alike(student_deeper, teacher_deeper, batch):
+            deeper = None if student_deeper is None else torch.cat([cast(Tensor, teacher_deeper), student_deeper])
+            both = channel_relation(torch.cat([teacher_feat, student_feat]), deeper, temperature)
+            teacher, student = both.chunk(2)
+        else:
+            teacher = channel_relation(teacher_feat, teacher_deeper, temperature)
+            student = channel_relation(student_feat, student_deeper, temperature)
+        weights = omega(teacher) * omega(student)
     return weights / weights.mean(1, keepdim=True)
+
+
+def _alike(one: Tensor | None, other: Tensor | None, batch: int) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.shape == other.shape and one.dtype == other.dtype and one.shape[0] == batch

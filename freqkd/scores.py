@@ -8,6 +8,8 @@ from torch import Tensor
 
 from freqkd.checks import check_map, upcast
 
+FEW = 8
+
 
 def subband_scores(feat: Tensor, tokens: Tensor, level: int) -> tuple[Tensor, ...]:
     r"""Return token . pixel for all tokens and Haar subbands of a map.
@@ -44,64 +46,92 @@ def subband_scores(feat: Tensor, tokens: Tensor, level: int) -> tuple[Tensor, ..
             f"tokens must hold {1 + 3 * level} sets (one per subband) or {1 + level} (one per level) for level={level}, "
             f"got {tokens.shape[0]}"
         )
-    sets = 1 if tokens.shape[0] == 1 + level else 3
-    *finer, coarsest = project_levels(feat, tokens, level)
-    details: list[Tensor] = []
-    for projected in map(_even, finer):
-        grouped = projected.reshape(projected.shape[0], sets, -1, *projected.shape[2:])
-        a, b, c, d = (grouped[..., row::2, column::2].unbind(1) for row in (0, 1) for column in (0, 1))
-        if sets == 1:
-            details.append(3 * a[0] - b[0] - c[0] - d[0])
-        else:
-            details += [a[0] + b[0] - c[0] - d[0], a[1] - b[1] + c[1] - d[1], a[2] - b[2] - c[2] + d[2]]
-    return (coarsest, *details)
+    finest, deeper = project(feat, order_tokens(tokens, level), level)
+    coarsest, *details = split_scores(_padded(finest, 2**level), _padded(deeper, 2 ** (level - 1)), tokens.shape[1])
+    sizes = [tuple(-(-side // 2**depth) for side in feat.shape[-2:]) for depth in range(1, level + 1)]
+    inside = [scores[..., : size[0], : size[1]] for scores, size in zip(details, sizes)]
+    return (coarsest[..., : sizes[-1][0], : sizes[-1][1]], *(one for scores in inside for one in scores.unbind(1)))
 
 
-def project_levels(feat: Tensor, tokens: Tensor, level: int) -> list[Tensor]:
-    """Return the products that `subband_scores` transforms.
+def order_tokens(tokens: Tensor, level: int) -> Tensor:
+    """Order tokens (..., B, T, C) for `project`: finest details first, the low band's last.
 
-    One (N, K, h, w) for every level of the transform, finest first, with the K = T or 3 T tokens of that level on the map
-    that the level splits (times a butterfly's 1/2), and last the products of the low band itself.
+    Each is multiplied with the 1/2 of every butterfly between the map it is projected on and its band.
     """
-    low = upcast(feat)
-    tokens = tokens.to(low.dtype) * _halves(tokens.shape[0], low)
-    sets = 1 if tokens.shape[0] == 1 + level else 3
-    projections = []
-    for index in range(level):
-        projections.append(_project(low, tokens[1 + sets * index : 1 + sets * (index + 1)].flatten(0, 1)))
-        low = _low(low)
-    return [*projections, _project(low, tokens[0])]
+    sets = (tokens.shape[-3] - 1) // level
+    butterflies = [1, *range(1, level)]
+    factors = [0.5**count for count in butterflies for _ in range(sets)] + [0.5 ** (level - 1)]
+    tokens = upcast(tokens)
+    return tokens.roll(-1, -3) * torch.tensor(factors, dtype=tokens.dtype).to(tokens.device)[:, None, None]
 
 
-def _halves(sets: int, like: Tensor) -> Tensor:
-    """Return the factor of every token set: a butterfly's 1/2 for details, 1 for the low band, whose map has it already."""
-    factors = torch.full((sets, 1, 1), 0.5, dtype=like.dtype, device=like.device)
-    factors[0] = 1.0
-    return factors
+def project(feat: Tensor, tokens: Tensor, level: int) -> tuple[Tensor, Tensor]:
+    """Return the products of a map (N, C, h, w) with the tokens (B, T, C) that `order_tokens` returns.
+
+    Returns:
+        Fresh tensors: (N, K, h, w) with the K tokens of the finest details, and the products of the low band of the first
+        transform with all other tokens.
+    """
+    feat = upcast(feat)
+    rows = tokens.flatten(0, 1).to(feat.dtype)
+    count = (tokens.shape[0] - 1) // level * tokens.shape[1]
+    with torch.autocast(feat.device.type, enabled=False):
+        return _project(feat, rows[:count]), _project(_low(feat), rows[count:])
 
 
-def _even(x: Tensor) -> Tensor:
-    """Give odd sizes a zero row or column at the end."""
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, width % 2, 0, height % 2)) if height % 2 or width % 2 else x
+def split_scores(finest: Tensor, deeper: Tensor, prompts: int) -> list[Tensor]:
+    """Transform what `project` returns, padded with zeros to whole blocks; uses it as scratch.
+
+    Returns:
+        The scores of the low band (N, T, h, w), then of the details, finest first, (N, 1 or 3, T, h, w).
+    """
+    count = finest.shape[1]
+    details = [_details(torch.unflatten(finest, 1, (-1, prompts)))]
+    while deeper.shape[1] > prompts:
+        own, rest = torch.unflatten(deeper[:, :count], 1, (-1, prompts)), deeper[:, count:]
+        rows = rest[..., 0::2, :] + rest[..., 1::2, :]
+        deeper = rows[..., 0::2].add_(rows[..., 1::2])
+        details.append(_details(own))
+    return [deeper, *details]
+
+
+def _padded(x: Tensor, block: int) -> Tensor:
+    padding = (0, -x.shape[-1] % block, 0, -x.shape[-2] % block)
+    return F.pad(x, padding) if any(padding) else x
 
 
 def _low(x: Tensor) -> Tensor:
     if x.is_contiguous(memory_format=torch.channels_last):
         # Partial windows at the end sum what is there, as zeros beside them would.
         return F.avg_pool2d(x, 2, ceil_mode=True, divisor_override=2)
-    x = _even(x)
+    x = _padded(x, 2)
     rows = x[..., 0::2, :] + x[..., 1::2, :]
     return (rows[..., 0::2] + rows[..., 1::2]) * 0.5
 
 
+def _details(grouped: Tensor) -> Tensor:
+    """Return details (N, 1 or 3, T, h / 2, w / 2) of (N, 1 or 3, T, h, w), which serves as scratch."""
+    upper, lower = grouped[..., 0::2, :], grouped[..., 1::2, :]
+    if grouped.shape[1] == 1:
+        a, b, c, d = (half[..., column::2] for half in (upper, lower) for column in (0, 1))
+        return (3 * a).sub_(b).sub_(c).sub_(d)
+    upper[:, 1].add_(lower[:, 1])  # HL sums the rows
+    upper[:, 0::2].sub_(lower[:, 0::2])
+    left, right = upper[..., 0::2], upper[..., 1::2]
+    left[:, 0].add_(right[:, 0])  # LH sums the columns
+    left[:, 1:].sub_(right[:, 1:])
+    return left
+
+
 def _project(feat: Tensor, tokens: Tensor) -> Tensor:
     """Return (N, K, h, w) products of (N, C, h, w) with (K, C)."""
-    with torch.autocast(feat.device.type, enabled=False):
-        if not feat.is_contiguous(memory_format=torch.channels_last):
-            scores = torch.matmul(tokens, feat.flatten(2))
-            return scores.reshape(feat.shape[0], -1, *feat.shape[2:])
-        # As it lies in memory, pixels are rows; which side comes first is a matter of speed alone.
-        pixels = feat.permute(0, 2, 3, 1).flatten(0, 2)
-        scores = torch.mm(pixels, tokens.t()).t() if tokens.shape[0] <= 8 else torch.mm(tokens, pixels.t())
-        return scores.reshape(-1, feat.shape[0], *feat.shape[2:]).transpose(0, 1)
+    batch, _, height, width = feat.shape
+    if not feat.is_contiguous(memory_format=torch.channels_last):
+        return torch.unflatten(torch.matmul(tokens, feat.flatten(2)), 2, (height, width))
+    rows = feat.permute(0, 2, 3, 1).flatten(0, 1)  # as it lies in memory
+    if tokens.shape[0] > FEW and feat.device.type == "cpu" and feat.dtype == torch.float32:
+        # A convolution does not pack the pixels anew, as a matrix product with more than a few columns does: half its time.
+        scores = F.conv2d(rows.transpose(1, 2)[:, :, None], tokens[:, :, None, None]).permute(0, 2, 3, 1)
+    else:
+        scores = torch.mm(rows.flatten(0, 1), tokens.t())
+    return scores.reshape(batch, height, width, -1).permute(0, 3, 1, 2)

@@ -31,13 +31,13 @@ NAMES = {
     "blood_cells/gfl_r18w16_b8-12e_blood-cells.py",
     "blood_cells/gfl_r18w48_b8-36e_blood-cells.py",
     f"blood_cells/crosskd_head_{CELLS}",
-    f"blood_cells/freekd-binary-kd_neck-logits_{CELLS}",
+    f"blood_cells/freekd-mse-binary-kd_neck-logits_{CELLS}",
     "gfl/crosskd_head_gfl-r101_gfl-r50_8xb2-1x_coco.py",
     "gfl/gfl_r50_8xb2-1x_coco.py",
     "gfl/ld_head_gfl-r101_gfl-r50_8xb2-1x_coco.py",
     f"blood_cells/freekd_neck_{CELLS}",
     f"blood_cells/freekd-cached_neck_{CELLS}",
-    *(f"blood_cells/{word}_neck_{CELLS}" for word in ("at", "mgd", "fgd")),
+    *(f"blood_cells/{word}_neck_{CELLS}" for word in ("at", "mgd", "fgd", "mse", "freekd-mse")),
     "blood_cells/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
     "blood_cells/retinanet_r18w16_b8-12e_blood-cells.py",
     "blood_cells/retinanet_r18w48_b8-36e_blood-cells.py",
@@ -130,7 +130,7 @@ def parts(value):
 
 def test_the_shipped_configs_are_these():
     assert set(CONFIGS) == NAMES
-    assert len(CHAINS) == 8
+    assert len(CHAINS) == 9
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

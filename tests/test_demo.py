@@ -69,7 +69,7 @@ def test_the_table_has_every_network_its_metric_and_its_time(demo, results):
     assert "0.450 box AP" in lines[5]
     assert "70 s" in lines[5]
     assert "shipped" in lines[2]
-    assert "FreeKD + binary KD" in lines[6]
+    assert "FreeKD + MSE + binary KD" in lines[6]
     assert "0.460" in lines[6]
     assert "mIoU" in lines[7]
 

@@ -8,15 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from freqkd.relation import (
-    ChannelGate,
-    _resize,
-    _resize_back,
-    _resize_matrix,
-    attention_weights,
-    channel_relation,
-    relation_weights,
-)
+from freqkd import relation as module
+from freqkd.relation import ChannelGate, attention_weights, channel_relation, relation_weights
+from freqkd.resizing import resize, resize_back, resize_matrix, resizing, squares_of_resized
 
 
 @pytest.fixture(autouse=True)
@@ -172,12 +166,68 @@ def test_wrong_input() -> None:
 @pytest.mark.parametrize("sizes", [((9, 11), (5, 6)), ((8, 12), (4, 6)), ((7, 7), (1, 1)), ((4, 5), (9, 9))])
 def test_resizing_back_is_the_transpose(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
     feat, deeper = (torch.randn(2, 3, *size, dtype=torch.float64) for size in sizes)
-    products = (_resize(deeper, feat.shape) * feat).sum((2, 3))
-    torch.testing.assert_close((deeper * _resize_back(feat, deeper.shape)).sum((2, 3)), products)
-    rows, columns = (_resize_matrix(sizes[1][i], sizes[0][i], feat) for i in (0, 1))  # what replaces it on a GPU
-    torch.testing.assert_close(rows.t() @ feat @ columns, _resize_back(feat, deeper.shape))
+    products = (resize(deeper, feat.shape) * feat).sum((2, 3))
+    torch.testing.assert_close((deeper * resize_back(feat, deeper.shape)).sum((2, 3)), products)
+    rows, columns = (resize_matrix(sizes[1][i], sizes[0][i], feat) for i in (0, 1))  # what replaces it on a GPU
+    torch.testing.assert_close(rows.t() @ feat @ columns, resize_back(feat, deeper.shape))
 
 
 def test_relation_is_differentiable() -> None:
     feat, deeper = torch.randn(1, 3, 6, 5, dtype=torch.float64), torch.randn(1, 2, 3, 3, dtype=torch.float64)
     assert torch.autograd.gradcheck(channel_relation, (feat.requires_grad_(), deeper.requires_grad_()))
+
+
+@pytest.mark.parametrize(
+    "sizes", [((9, 11), (5, 6)), ((8, 12), (4, 6)), ((7, 7), (1, 1)), ((6, 4), (6, 4)), ((5, 9), (4, 8))]
+)
+def test_squares_of_the_resized_map_without_it(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    feat, deeper = (torch.randn(2, 3, *size, dtype=torch.float64) for size in sizes)
+    share, factors = resizing(deeper, feat)
+    resized = resize(deeper, feat.shape)
+    torch.testing.assert_close((deeper * share).sum((2, 3)), resized.mean((2, 3)))
+    middle = deeper.shape[2] // 2
+    parts = [squares_of_resized(deeper, factors, *rows) for rows in ((0, middle), (middle, deeper.shape[2]))]
+    torch.testing.assert_close(torch.cat(parts, 2).sum((2, 3)), resized.square().sum((2, 3)))
+
+
+def test_a_smaller_finer_map_is_resized_as_it_is() -> None:
+    feat, deeper = torch.randn(1, 3, 4, 5), torch.randn(1, 3, 9, 9)
+    assert resizing(deeper, feat)[1] is None
+    resized = F.interpolate(deeper, size=(4, 5), mode="bilinear", align_corners=False)
+    expected = torch.corrcoef(torch.cat([resized[0].flatten(1), feat[0].flatten(1)]))[:3, 3:]
+    torch.testing.assert_close(channel_relation(feat, deeper, 1.0)[0], expected.softmax(-1))
+
+
+def test_what_is_kept_outlives_inference() -> None:
+    resizing_of = torch.randn(1, 2, 5, 3), torch.randn(1, 2, 10, 6)
+    with torch.inference_mode():
+        channel_relation(*reversed(resizing_of))
+    feat = resizing_of[1].requires_grad_()
+    channel_relation(feat, resizing_of[0]).square().sum().backward()
+    assert feat.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_large_means_cost_no_more_than_the_input_rounds(offset: float) -> None:
+    feat, deeper = torch.randn(1, 8, 50, 84), torch.randn(1, 8, 25, 42)
+    feat, deeper = feat + offset, deeper - offset  # rounded here: both precisions see the same numbers
+    expected = channel_relation(feat.double(), deeper.double())
+    torch.testing.assert_close(channel_relation(feat, deeper).double(), expected, rtol=1e-5 + 1e-7 * offset, atol=0)
+
+
+def test_tiles_and_batches_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher, deeper = torch.randn(2, 6, 9, 8), torch.randn(2, 6, 9, 8), torch.randn(2, 2, 6, 5, 4)
+    expected = relation_weights(student, teacher, *deeper)  # one tile, both networks in one batch
+    monkeypatch.setattr(module, "TILE", 1)
+    torch.testing.assert_close(relation_weights(student, teacher, *deeper), expected)
+
+
+@pytest.mark.parametrize("sizes", [((25, 42), (13, 21)), ((37, 50), (9, 13)), ((9, 9), (20, 15))])
+def test_sizes_that_are_not_doubled_round_no_more(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    feat, deeper = (torch.randn(1, 8, *size) + 1e3 for size in sizes)
+    expected = channel_relation(feat.double(), deeper.double())
+    torch.testing.assert_close(channel_relation(feat, deeper).double(), expected, rtol=1e-5, atol=0)
+    feat[:, 1] = 1000.1  # a constant channel answers to all alike, as one of zeros
+    other = feat.clone()
+    other[:, 1] = 0
+    torch.testing.assert_close(channel_relation(feat, deeper), channel_relation(other, deeper), rtol=2e-3, atol=0)

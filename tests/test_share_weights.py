@@ -84,10 +84,10 @@ def weight_of(state):
     return 0.5 * float(state[NAMES[0]] / state[NAMES[1]])
 
 
-def assert_same_training(plain, scaled, tolerance):
-    """The same student and terms, the weight a hundredth."""
+def assert_same_training(plain, scaled, factor, tolerance):
+    """The same student and terms, the weight that much smaller."""
     assert float(plain[NAMES[2]]) == float(scaled[NAMES[2]]) == 3
-    assert weight_of(scaled) == pytest.approx(weight_of(plain) / 100, rel=1e-4)
+    assert weight_of(scaled) == pytest.approx(weight_of(plain) / factor, rel=1e-4)
     for key, value in plain.items():
         if key not in NAMES and value.is_floating_point():
             torch.testing.assert_close(
@@ -101,14 +101,15 @@ def test_a_term_a_hundred_times_larger_trains_the_same_student(tool, run_config,
         config = run_config(tmp_path / f"factor{factor:.0f}.py", factor)
         assert tool("train", config, "--work-dir", tmp_path / f"run{factor:.0f}") == 0
         states.append(read_checkpoint(tmp_path / f"run{factor:.0f}" / "iter_6.pth")["state_dict"])
-    assert_same_training(*states, tolerance=1e-5)
+    assert_same_training(*states, factor=100, tolerance=1e-5)
     start = read_checkpoint(tmp_path / "run1" / "iter_2.pth")["state_dict"]
     moved = [(states[0][key] - start[key]).abs().max() for key in weights_of(dict(state_dict=start)) if "conv" in key]
     assert max(moved) > 1e-3
 
 
 def test_two_processes_agree_on_the_weight_and_on_every_parameter(run_config, tmp_path):
-    configs = [run_config(tmp_path / f"two{factor:.0f}.py", factor) for factor in (1.0, 100.0)]
+    # A power of two rounds nothing: the gradient of an L1 loss is a sign, which rounding may turn.
+    configs = [run_config(tmp_path / f"two{factor:.0f}.py", factor) for factor in (1.0, 128.0)]
     (tmp_path / "worker.py").write_text(WORKER)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, tmp_path / "worker.py", tmp_path / "answer", *configs]
@@ -118,8 +119,8 @@ def test_two_processes_agree_on_the_weight_and_on_every_parameter(run_config, tm
     first, second = (json.loads((tmp_path / f"answer.{rank}").read_text()) for rank in (0, 1))
     assert first["norms"] == second["norms"] == [3.0, 1.0]  # means of 2 and 4, and of 0 (no graph) and 2
     assert first["parameters"] == second["parameters"]
-    states = [read_checkpoint(tmp_path / f"two{factor}" / "iter_6.pth")["state_dict"] for factor in (1, 100)]
-    assert_same_training(*states, tolerance=1e-5)
+    states = [read_checkpoint(tmp_path / f"two{factor}" / "iter_6.pth")["state_dict"] for factor in (1, 128)]
+    assert_same_training(*states, factor=128, tolerance=0)
 
 
 @pytest.mark.parametrize("iters", [3, 50])

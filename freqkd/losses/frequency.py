@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from freqkd.checks import as_maps, check_at_least, check_choice, check_map, check_same_shape, upcast
-from freqkd.losses.haar_compiled import is_small
-from freqkd.losses.haar_distance import haar_distance, mean_mask, nest_weights, pointed_distance
+from freqkd.losses.haar_distance import haar_distance, pointed_distance
+from freqkd.losses.haar_weights import mean_mask, nest_weights
 from freqkd.prompts import BAND_CHOICES, OVERLAP_CHOICES, FrequencyPrompt, count_bands
 from freqkd.relation import ChannelGate, relation_weights
 from freqkd.wavelets import HAAR_NAMES, wavedec2
 
 RELATION_CHOICES = ("none", "attention", "gate")
 ORIENTATION_CHOICES = ("sum", "mean")
+CHOICES = dict(bands=BAND_CHOICES, overlap=OVERLAP_CHOICES, relation=RELATION_CHOICES, orientations=ORIENTATION_CHOICES)
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"bands": "subband", "overlap": "jaccard", "include_low": True, "relation": "attention"},
     "official": {"bands": "level", "overlap": "dice", "include_low": False, "relation": "none"},
@@ -95,8 +96,9 @@ def freekd_loss(
     if wavelet not in HAAR_NAMES:
         return _plain_distance(student, teacher, masks, channel_weights, level, wavelet, include_low, orientations)
     with torch.no_grad():
-        weights, scale = nest_weights(masks, student, level, include_low, orientations)
-    return haar_distance(student, teacher.detach(), weights, channel_weights, level, compiled, scale)
+        weights, scales = nest_weights(masks, student, level, include_low, orientations)
+    omegas = None if channel_weights is None else [channel_weights]
+    return haar_distance([student], [teacher.detach()], weights, omegas, level, compiled, scales)
 
 
 def _plain_distance(
@@ -218,13 +220,11 @@ class FreeKDLoss(nn.Module):
         given = {"level": level, "bands": bands, "overlap": overlap, "include_low": include_low, "relation": relation}
         given.update(normalize=normalize, orientations=orientations)
         chosen = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
-        check_choice("bands", chosen["bands"], BAND_CHOICES)
-        check_choice("overlap", chosen["overlap"], OVERLAP_CHOICES)
-        check_choice("relation", chosen["relation"], RELATION_CHOICES)
-        check_choice("orientations", chosen["orientations"], ORIENTATION_CHOICES)
+        for name, choices in CHOICES.items():
+            check_choice(name, chosen[name], choices)
         self.num_levels = num_levels
-        chosen["wavelet"] = wavelet
-        self.compiled = bool(compiled) and wavelet in HAAR_NAMES
+        chosen["wavelet"] = self.wavelet = wavelet
+        self.compiled = bool(compiled)
         self.relation = str(chosen["relation"])
         self.loss_weight = loss_weight
         self._options = {name: chosen[name] for name in ("level", "include_low", "orientations")}
@@ -238,17 +238,20 @@ class FreeKDLoss(nn.Module):
         pairs = as_maps(student_feats, teacher_feats)
         if len(pairs) != self.num_levels:
             raise ValueError(f"student_feats must have num_levels={self.num_levels} maps, got {len(pairs)}")
-        losses = []
-        for index, (student, teacher) in enumerate(pairs):
-            check_same_shape(student, teacher, f"features of level {index}")
-            prompt = cast(FrequencyPrompt, self.prompts[index])
-            with torch.no_grad():
-                weights = self._channel_weights(pairs, index)
-            if self.compiled and not is_small(student, prompt.level):
-                losses.append(pointed_distance(student, teacher, prompt.tokens, weights, **self._options))
-            else:
-                options = {**self._options, "wavelet": prompt.wavelet}
-                losses.append(freekd_loss(student, teacher, prompt.mean_masks(teacher), weights, **options))
+        prompts = [cast(FrequencyPrompt, prompt) for prompt in self.prompts]
+        for index, (pair, prompt) in enumerate(zip(pairs, prompts)):
+            check_map("teacher", pair[1], prompt.channels)
+            check_same_shape(*pair, f"features of level {index}")
+        with torch.no_grad():
+            omegas = [self._channel_weights(pairs, index) for index in range(len(pairs))]
+        if self.wavelet in HAAR_NAMES and not torch.compiler.is_compiling():
+            for (_, teacher), prompt in zip(pairs, prompts):
+                prompt.warn_if_small(teacher)
+            tokens = [prompt.tokens for prompt in prompts]
+            return self.loss_weight * pointed_distance(pairs, tokens, omegas, compiled=self.compiled, **self._options)
+        options = {**self._options, "wavelet": self.wavelet}
+        maps = zip(pairs, prompts, omegas)
+        losses = [freekd_loss(*pair, prompt.mean_masks(pair[1]), omega, **options) for pair, prompt, omega in maps]
         return self.loss_weight * torch.stack(losses).sum()
 
     def _channel_weights(self, pairs: list[tuple[Tensor, Tensor]], index: int) -> Tensor | None:

@@ -2,201 +2,130 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from freqkd.checks import check_map, upcast
-from freqkd.losses.haar_compiled import (
-    compiled_gradient,
-    compiled_weights,
-    gradient_of,
-    is_small,
-    to_blocks,
-)
-from freqkd.scores import project_levels
+from freqkd.losses.haar_compiled import compiled_canvas_gradient, gradient_of
+from freqkd.losses.haar_strips import Strips
+from freqkd.losses.haar_weights import point_weights
 
 # Numbers per tile of the scratch on a CPU: 4 MB in float32, so that the passes over a tile stay in the cache.
 TILE = 2**20
 
 
-def nest_weights(
-    masks: Sequence[Tensor] | None, like: Tensor, level: int, include_low: bool, orientations: str
-) -> tuple[Tensor, float]:
-    r"""Lay out what every coefficient counts as the in-place Haar transform lays out the coefficients.
-
-    A level of that transform leaves LL, LH, HL, HH of a block of 2 x 2 positions in its four corners; the next level
-    works on the LL corners alone. Butterflies without the factor 1/2 make level j too large by 2^j, which the weights undo.
-
-    Args:
-        masks: (N, T, h, w) of every band, or of every level, see `freekd_loss`; None is ones.
-        like: the student's map.
-        level: levels of the transform.
-        include_low: whether the low band counts.
-        orientations: "sum" or "mean", see `freekd_loss`.
-
-    Returns:
-        weights (N or 1, 1, H', W') with H', W' the next multiples of 2^level, and the scale that makes of the weighted
-        sum the sum of means: apart, because their product underflows in half precision.
-
-    Raises:
-        ValueError: a mask does not fit its band.
-    """
-    height, width = (2**level * size for size in _positions(like, level))
-    rows = 1 if masks is None else max(mask.shape[0] for mask in masks)
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    weights = torch.zeros(rows, 1, height, width, dtype=dtype, device=like.device)
-    factors, scale = band_factors(like, level, include_low, orientations)
-
-    def fill(place: Tensor, which: int, depth: int, factor: float) -> None:
-        if masks is None:
-            place.fill_(factor)
-        else:
-            size = _positions(like, depth)
-            mask = mean_mask(masks[which], f"masks[{which}]", like.shape[0], size)
-            place[..., : size[0], : size[1]] = mask * factor
-
-    corner = weights
-    for depth in range(1, level + 1):
-        for k, (row, column) in enumerate(((1, 0), (0, 1), (1, 1))):
-            which = depth if masks is not None and len(masks) == 1 + level else 3 * depth - 2 + k
-            fill(corner[..., row::2, column::2], which, depth, factors[depth])
-        corner = corner[..., 0::2, 0::2]
-    fill(corner, 0, level, factors[0])
-    return weights, scale
-
-
-def point_weights(
-    teacher: Tensor, tokens: Tensor, level: int, include_low: bool, orientations: str
-) -> tuple[Tensor, float]:
-    """Return `nest_weights` of the masks that tokens make of a teacher's map, the small work of it compiled."""
-    factors, scale = band_factors(teacher, level, include_low, orientations)
-    projections = project_levels(teacher, tokens, level)
-    laid = torch.tensor(factors, dtype=projections[0].dtype).to(teacher.device)
-    return compiled_weights(projections, laid, *_positions(teacher, level)), scale
-
-
-def pointed_distance(
-    student: Tensor,
-    teacher: Tensor,
-    tokens: Tensor,
-    channel_weights: Tensor | None,
-    *,
-    level: int,
-    include_low: bool,
-    orientations: str,
-) -> Tensor:
-    """Return `freekd_loss` with the masks that tokens make of the teacher's map, all of it compiled.
-
-    See `FreeKDLoss` for what it means; maps of a few blocks are not worth it, see `is_small`.
-    """
-    check_map("teacher", teacher, tokens.shape[-1])
-    with torch.no_grad():
-        weights, scale = point_weights(teacher, tokens, level, include_low, orientations)
-    return haar_distance(student, teacher.detach(), weights, channel_weights, level, True, scale)
-
-
-def band_factors(like: Tensor, level: int, include_low: bool, orientations: str) -> tuple[list[float], float]:
-    """Return what a mean over the low band, and over one band of every level, counts beside the finest, and its scale."""
-    sizes = [math.prod(_positions(like, depth)) for depth in range(1, level + 1)]
-    share = 1 / 3 if orientations == "mean" else 1.0
-    details = [share * sizes[0] / (size * 2**depth) for depth, size in enumerate(sizes, 1)]
-    low = sizes[0] / (sizes[-1] * 2**level) if include_low else 0.0
-    return [low, *details], 1.0 / (like.shape[0] * like.shape[1] * sizes[0])
-
-
-def _positions(like: Tensor, level: int) -> tuple[int, int]:
-    return -(-like.shape[-2] // 2**level), -(-like.shape[-1] // 2**level)
-
-
-def mean_mask(mask: Tensor, name: str, batch: int, size: tuple[int, int]) -> Tensor:
-    """Return the mean of T masks, (N or 1, 1, h, w), in the precision of losses and without gradient.
-
-    Raises:
-        ValueError: the masks do not fit a band of `size` positions.
-    """
-    if mask.dim() != 4 or mask.shape[0] not in (1, batch) or tuple(mask.shape[2:]) != size:
-        raise ValueError(
-            f"{name} must be (N, T, h, w) with N = {batch} and positions {size}, got shape {tuple(mask.shape)}"
-        )
-    mask = upcast(mask.detach())
-    return mask if mask.shape[1] == 1 else mask.mean(1, keepdim=True)
-
-
 def haar_distance(
-    student: Tensor,
-    teacher: Tensor,
+    students: Sequence[Tensor],
+    teachers: Sequence[Tensor],
     weights: Tensor,
-    channel_weights: Tensor | None = None,
+    channel_weights: Sequence[Tensor] | None = None,
     level: int = 3,
     compiled: bool = False,
-    scale: float = 1.0,
+    scales: Sequence[float] | None = None,
 ) -> Tensor:
-    r"""Return the weighted L1 distance of the Haar subbands of two maps.
+    r"""Return the weighted L1 distance of the Haar subbands of two pyramids, summed over the maps m.
 
-    .. math:: scale \sum_{b,c,p} w_{b,p} \, | \omega_c \, (t_b - s_b)_{c,p} |
+    .. math:: \sum_m scale_m \sum_{b,c,p} w_{b,p} \, | \omega_c \, (t_b - s_b)_{c,p} |
 
     The gradient with respect to s is the inverse transform of minus :math:`w \omega` times the signs. It is computed on the
     way and kept in the student's precision: backward only scales it.
 
     Args:
-        student: the student's map.
-        teacher: the teacher's map; receives no gradient.
-        weights: w, as `nest_weights` lays it out; receives no gradient.
-        channel_weights: omega; receives no gradient. None is ones.
+        students: the student's maps, all of one batch size, precision and number of channels.
+        teachers: the teacher's maps; they receive no gradient.
+        weights: w, on the canvas of `Strips`, see `haar_weights`; receives no gradient.
+        channel_weights: omega of each map; they receive no gradient. None is ones.
         level: levels of the transform.
-        compiled: let `torch.compile` fuse it; the first call of a process takes some ten seconds.
-        scale: factor on the result.
+        compiled: let `torch.compile` fuse it for maps that are worth it; the first call of a process takes some ten seconds.
+        scales: a factor for each map; None is ones.
 
     Shape:
-        student, teacher: (N, C, H, W); weights: (N or 1, 1, H', W'); channel_weights: (N or 1, C). Output: a scalar.
+        students, teachers: (N, C, H, W); weights: (N or 1, 1, 2^level, columns); channel_weights: (N or 1, C).
+        Output: a scalar.
 
     Example:
         >>> student, teacher = torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-        >>> haar_distance(student, teacher, torch.full((1, 1, 2, 2), 0.5), level=1).item()  # bands 5, -2, -1, 0
+        >>> haar_distance([student], [teacher], torch.full((1, 1, 2, 2), 0.5), level=1).item()  # bands 5, -2, -1, 0
         8.0
     """
-    if student.dtype in (torch.float32, torch.float64):
-        weights, scale = weights * scale, 1.0  # a gradient that is kept in half precision would underflow
-    distance = cast(Any, _HaarDistance).apply(student, teacher, weights, channel_weights, level, compiled)
-    return cast(Tensor, distance if scale == 1 else distance * scale)
+    if scales is not None and students[0].dtype in (torch.float32, torch.float64):
+        own = weights.split_with_sizes(Strips.of(students, level).lengths, -1)
+        weights, scales = torch.cat([part * scale for part, scale in zip(own, scales)], -1), None
+    tensors = (*students, *teachers, *(channel_weights or ()))
+    distances = cast(Any, _HaarDistance).apply(level, compiled, len(students), weights, *tensors)
+    if scales is not None:  # a gradient that is kept in half precision would underflow with them
+        distances = distances * torch.tensor(scales, dtype=distances.dtype).to(distances.device)
+    return cast(Tensor, distances.sum())
+
+
+def pointed_distance(
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    tokens: Sequence[Tensor],
+    omegas: Sequence[Tensor | None],
+    *,
+    level: int,
+    include_low: bool,
+    orientations: str,
+    compiled: bool = False,
+) -> Tensor:
+    """Return `freekd_loss`, summed over pairs of maps, with the masks that tokens make of the teacher's.
+
+    Maps of one batch size, number of channels and precision share a canvas. All maps have channel weights, or none has.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, (student, _) in enumerate(pairs):
+        groups.setdefault((student.shape[:2], student.dtype, student.device), []).append(index)
+    losses = []
+    for group in groups.values():
+        students, teachers = ([pairs[index][side] for index in group] for side in (0, 1))
+        with torch.no_grad():
+            own = [tokens[index] for index in group]
+            weights, scales = point_weights(teachers, own, level, include_low, orientations)
+        gains = [omega for index in group if (omega := omegas[index]) is not None]
+        teachers = [teacher.detach() for teacher in teachers]
+        losses.append(haar_distance(students, teachers, weights, gains, level, compiled, scales))
+    return torch.stack(losses).sum()
+
+
+Turn = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 class _HaarDistance(torch.autograd.Function):
+    """One number for each map, so that a scale can be left out of gradients in half precision."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        student: Tensor,
-        teacher: Tensor,
-        weights: Tensor,
-        channel_weights: Tensor | None,
-        level: int,
-        compiled: bool,
-    ) -> Tensor:
+    def forward(ctx: Any, level: int, compiled: bool, count: int, weights: Tensor, *tensors: Tensor) -> Tensor:
+        students, teachers, omegas = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
         if torch.compiler.is_compiling():
-            loss, gradient = gradient_of(student, teacher, to_blocks(weights, level), channel_weights, level)
+            losses, gradients = _traced(students, teachers, weights, omegas, level)
         else:
-            walk = compiled_gradient if compiled and not is_small(weights, level) else stream_gradient
-            loss, gradient = walk(student, teacher, weights, channel_weights, level)
-        ctx.save_for_backward(gradient)
-        return loss
+            losses, gradients = stream_gradient(students, teachers, weights, omegas, level, compiled)
+        ctx.save_for_backward(*gradients)
+        ctx.others = len(tensors) - count
+        return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        # Multiplied in the student's precision, which the scale of a loss scaler is meant for; in place where nobody asks
-        # again, as a second pyramid costs more in fresh memory than in arithmetic.
-        scale = upstream.to(gradient.dtype)
-        if _kept(scale):
-            gradient = gradient * scale
-        elif scale.device.type != "cpu" or float(scale) != 1:  # looking costs nothing on a CPU alone
-            gradient.mul_(scale)
-        return gradient, None, None, None, None, None
+        gradients = [_scaled(own, scale) for own, scale in zip(ctx.saved_tensors, upstream.unbind(-1))]
+        return (None, None, None, None, *gradients, *(None for _ in range(ctx.others)))
+
+
+def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """Multiply in the student's precision, which the scale of a loss scaler is meant for.
+
+    In place where nobody asks again: a second pyramid costs more in fresh memory than in arithmetic.
+    """
+    scale = upstream.to(gradient.dtype)
+    if _kept(scale):
+        return gradient * scale
+    if scale.device.type != "cpu" or float(scale) != 1:  # looking costs nothing on a CPU alone
+        gradient.mul_(scale)
+    return gradient
 
 
 def _kept(scale: Tensor) -> bool:
@@ -208,54 +137,87 @@ def _kept(scale: Tensor) -> bool:
     return bool(transforms.is_batchedtensor(scale) or transforms.is_legacy_batchedtensor(scale))
 
 
-def _channels(channel_weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if channel_weights is None else channel_weights.to(dtype)[:, :, None, None]
+def _traced(
+    students: Sequence[Tensor], teachers: Sequence[Tensor], weights: Tensor, omegas: Sequence[Tensor], level: int
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return losses and gradients map by map, for somebody else's compiler."""
+    own = weights.split_with_sizes(Strips.of(students, level).lengths, -1)
+    gains: Sequence[Tensor | None] = omegas or [None] * len(own)
+    found = [gradient_of(*maps, level) for maps in zip(students, teachers, own, gains)]
+    return torch.stack([loss for loss, _ in found]), tuple(gradient for _, gradient in found)
 
 
 def stream_gradient(
-    student: Tensor, teacher: Tensor, weights: Tensor, channel_weights: Tensor | None, level: int
-) -> tuple[Tensor, Tensor]:
-    """Return loss and gradient of `haar_distance`, tile by tile in one scratch, every pass in place.
+    students: Sequence[Tensor],
+    teachers: Sequence[Tensor],
+    weights: Tensor,
+    omegas: Sequence[Tensor],
+    level: int,
+    compiled: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return losses and gradients of `haar_distance`, tile by tile in one scratch.
 
-    A tile is some rows of blocks on a CPU and the whole map elsewhere, where launches cost more than cache misses.
+    A tile is as much of the canvas as stays in the cache on a CPU, and all of it elsewhere, where launches cost more than
+    cache misses.
     """
-    batch, channels, height, width = student.shape
-    padded_width = weights.shape[-1]
-    rows = weights.shape[-2]
-    if student.device.type == "cpu":
-        fitting = TILE // (batch * channels * padded_width) // 2**level * 2**level
-        rows = min(rows, max(fitting, 2**level))
-    last = torch.channels_last if student.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    scratch = torch.empty(
-        batch, channels, rows, padded_width, dtype=weights.dtype, device=student.device, memory_format=last
-    )
-    omega = _channels(channel_weights, weights.dtype)
-    gradient = torch.empty_like(student, memory_format=last)
-    sums = []
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        weight = weights[..., top : top + rows, :]
-        tile = scratch[..., : weight.shape[-2], :]
-        inside = tile[..., : bottom - top, :width]
-        tile[..., bottom - top :, :].zero_()
-        tile[..., width:].zero_()
-        inside.copy_(teacher[..., top:bottom, :])
-        inside.sub_(student[..., top:bottom, :])
-        if omega is not None:
-            inside.mul_(omega)
-        corners = [tile]
-        for _ in range(level):
-            _split_in_place(corners[-1])
-            corners.append(corners[-1][..., 0::2, 0::2])
-        distance = torch.linalg.vector_norm(tile, 1, dim=1, keepdim=True)
-        sums.append((distance * weight).sum())
-        tile.sign_().mul_(-weight)
-        for corner in reversed(corners[:-1]):
-            _split_in_place(corner)  # a butterfly without its factor is its own inverse
-        if omega is not None:
-            inside.mul_(omega)
-        gradient[..., top:bottom, :].copy_(inside)
-    return torch.stack(sums).sum(), gradient
+    strips = Strips.of(students, level)
+    batch, channels = students[0].shape[:2]
+    on_cpu = weights.device.type == "cpu"
+    columns = TILE // (batch * channels * strips.block) if on_cpu else 2 * strips.begins[-1]
+    last = students[0].is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if last else torch.contiguous_format
+    turn: Turn = _turn_in_place
+    if compiled and last:
+        # On a CPU all tiles have one length, whatever the maps, so that one kernel of fixed size serves them.
+        turn = compiled_canvas_gradient(dynamic=not on_cpu)
+        tiles = strips.tiles(columns // 2, exact=True)
+        lengths = [max(columns // 2 // strips.block, 1) * strips.block if on_cpu else strips.begins[-1]] * len(tiles)
+        weights = F.pad(weights, (0, sum(lengths) - weights.shape[-1]))
+    else:
+        tiles = strips.tiles(columns)
+        lengths = [pieces[-1].end for pieces in tiles]
+    shape = (batch, channels, strips.block, max(lengths))
+    scratch = torch.empty(shape, dtype=weights.dtype, device=weights.device, memory_format=order)
+    gradients = tuple(torch.empty_like(student, memory_format=order) for student in students)
+    gains = [omega.to(weights.dtype)[:, :, None, None] for omega in omegas]
+    sums: list[list[Tensor]] = [[] for _ in students]
+    for pieces, weight in zip(tiles, weights.split_with_sizes(lengths, -1)):
+        tile = scratch[..., : weight.shape[-1]]
+        for piece in pieces:
+            strips.clear_padding(tile, piece)
+            for place, ours, theirs in strips.match(tile, piece, students[piece.index], teachers[piece.index]):
+                _subtract(theirs, ours, place)
+            if gains:
+                strips.stretch(tile, piece).mul_(gains[piece.index])
+        distances, turned = turn(tile, weight.contiguous(), level)
+        for piece in pieces:
+            sums[piece.index].append(distances[piece.begin // strips.block : piece.end // strips.block].sum())
+            if gains:
+                strips.stretch(turned, piece).mul_(gains[piece.index])
+            for place, part in strips.match(turned, piece, gradients[piece.index]):
+                part.copy_(place)
+    return torch.stack([torch.stack(own).sum() for own in sums]), gradients
+
+
+def _turn_in_place(tile: Tensor, weight: Tensor, level: int) -> tuple[Tensor, Tensor]:
+    """Do what `canvas_gradient` does, every pass in place."""
+    corners = [tile]
+    for _ in range(level):
+        _split_in_place(corners[-1])
+        corners.append(corners[-1][..., 0::2, 0::2])
+    distances = torch.linalg.vector_norm(tile, 1, dim=1, keepdim=True).mul_(weight).sum((0, 1, 2))
+    tile.sign_().mul_(-weight)
+    for corner in reversed(corners[:-1]):
+        _split_in_place(corner)  # a butterfly without its factor is its own inverse
+    return torch.unflatten(distances, 0, (-1, 2**level)).sum(1), tile
+
+
+def _subtract(x: Tensor, y: Tensor, out: Tensor) -> None:
+    """Write x - y, in the precision of `out`, which may be greater than theirs."""
+    if x.dtype == y.dtype == out.dtype:
+        torch.sub(x, y, out=out)
+    else:
+        out.copy_(x).sub_(y)
 
 
 def _split_in_place(x: Tensor) -> None:

@@ -53,8 +53,8 @@ def test_the_list_is_whole():
         "normkd",
         "sdd",
     ]
-    logits += ["standardized-dkd", "standardized-kd", "binary-kd", "quality-focal-kd", "freekd-binary-kd"]
-    logits += ["ld", "bckd", "crosskd"]
+    logits += ["standardized-dkd", "standardized-kd", "binary-kd", "quality-focal-kd", "freekd-mse-binary-kd"]
+    logits += ["ld", "bckd", "crosskd", "mse", "freekd-mse"]
     assert set(logits) <= set(names)
 
 

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from freqkd.losses import haar_distance as module
 from freqkd.losses.frequency import FreeKDLoss, _plain_distance, freekd_loss
-from freqkd.losses.haar_compiled import gradient_of, pointed_weights, to_blocks
-from freqkd.losses.haar_distance import band_factors, haar_distance, nest_weights, stream_gradient
+from freqkd.losses.haar_compiled import canvas_gradient, gradient_of
+from freqkd.losses.haar_distance import haar_distance, stream_gradient
+from freqkd.losses.haar_strips import Strips
+from freqkd.losses.haar_weights import nest_weights, point_weights
 from freqkd.prompts import FrequencyPrompt
-from freqkd.scores import project_levels
 
 SIZES = [(16, 24), (13, 21), (40, 9), (1, 1), (2, 3)]
 
@@ -40,11 +41,11 @@ def test_both_walks_equal_the_formula(size, layout, bands, include_low, orientat
     student, teacher, masks = _case(size, layout, bands)
     omega = torch.randn(2, 5, dtype=torch.float64) if weighted else None  # a negative weight counts by its size
     expected, gradient = _reference(student, teacher, masks, omega, 3, "haar", include_low, orientations)
-    weights, scale = nest_weights(masks, student, 3, include_low, orientations)
-    for walk, laid in ((stream_gradient, weights), (gradient_of, to_blocks(weights, 3))):
-        loss, ahead = walk(student, teacher, laid, omega, 3)
+    weights, (scale,) = nest_weights(masks, student, 3, include_low, orientations)
+    (streamed,), (ahead,) = stream_gradient([student], [teacher], weights, [omega] if weighted else [], 3)
+    for loss, found in ((streamed, ahead), gradient_of(student, teacher, weights, omega, 3)):
         torch.testing.assert_close(loss * scale, expected)
-        torch.testing.assert_close(ahead * scale, gradient)
+        torch.testing.assert_close(found * scale, gradient)
 
 
 @pytest.mark.parametrize("level", [1, 2, 4])
@@ -57,14 +58,43 @@ def test_other_levels_and_no_masks(level: int) -> None:
     torch.testing.assert_close(torch.autograd.grad(loss, student)[0], gradient)
 
 
-@pytest.mark.parametrize("tile", [1, 5 * 2 * 24 * 8 * 2])
-def test_tiles_do_not_show(monkeypatch, tile: int) -> None:
-    student, teacher, masks = _case((45, 21), torch.channels_last, "subband")
-    weights, _ = nest_weights(masks, student, 3, True, "sum")
-    whole = stream_gradient(student, teacher, weights, None, 3)
+def _pyramid(layout: torch.memory_format) -> tuple[list[Tensor], list[Tensor], Tensor, list[Tensor]]:
+    """Two pyramids, their weights on one canvas, and channel weights."""
+    cases = [_case(size, layout, "subband") for size in SIZES]
+    students, teachers = ([case[i] for case in cases] for i in (0, 1))
+    weights = [nest_weights(masks, student, 3, True, "sum")[0] for student, _, masks in cases]
+    return students, teachers, torch.cat(weights, -1), [torch.rand(2, 5, dtype=torch.float64) for _ in cases]
+
+
+@pytest.mark.parametrize("tile", [1, 5 * 2 * 24 * 8 * 2, 2**16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_pyramid_is_its_maps_whatever_the_tiles(monkeypatch, tile: int, layout, weighted: bool) -> None:
+    students, teachers, weights, omegas = _pyramid(layout)
     monkeypatch.setattr(module, "TILE", tile)
-    for ours, expected in zip(stream_gradient(student, teacher, weights, None, 3), whole):
-        torch.testing.assert_close(ours, expected)
+    monkeypatch.setattr(module, "compiled_canvas_gradient", lambda dynamic: canvas_gradient)
+    own = weights.split(Strips.of(students, 3).lengths, -1)
+    expected = [
+        gradient_of(student, teacher, weight, omega if weighted else None, 3)
+        for student, teacher, weight, omega in zip(students, teachers, own, omegas)
+    ]
+    for compiled in (False, True):  # the expression that is compiled, in place of the kernel
+        losses, gradients = stream_gradient(students, teachers, weights, omegas if weighted else [], 3, compiled)
+        for loss, gradient, (wanted, reference) in zip(losses, gradients, expected, strict=True):
+            torch.testing.assert_close(loss, wanted)
+            torch.testing.assert_close(gradient, reference)
+
+
+def test_scales_and_sum_of_a_pyramid() -> None:
+    students, teachers, weights, _ = _pyramid(torch.channels_last)
+    scales = [float(i + 1) for i in range(len(students))]
+    for student in students:
+        student.requires_grad_()
+    losses, gradients = stream_gradient([x.detach() for x in students], teachers, weights, [], 3)
+    total = haar_distance(students, teachers, weights, level=3, scales=scales)
+    torch.testing.assert_close(total, sum(scale * loss for scale, loss in zip(scales, losses)))
+    for scale, found, gradient in zip(scales, torch.autograd.grad(total, students), gradients):
+        torch.testing.assert_close(found, scale * gradient)
 
 
 def test_equal_coefficients_have_no_gradient() -> None:
@@ -118,25 +148,27 @@ def test_a_whole_loss_compiles_without_a_break() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("size", [(16, 24), (13, 21), (2, 3)])
 @pytest.mark.parametrize("bands", ["subband", "level"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_weights_from_projections_equal_those_of_masks(size, bands: str, layout: torch.memory_format) -> None:
+def test_weights_of_tokens_equal_those_of_masks(bands: str, layout: torch.memory_format) -> None:
     torch.manual_seed(0)
-    prompt = FrequencyPrompt(5, 3, 3, bands).double()
-    prompt.tokens.data.normal_()
-    prompt._warned = True
-    teacher = torch.randn(2, 5, *size, dtype=torch.float64).contiguous(memory_format=layout)
+    teachers = [torch.randn(2, 5, *size, dtype=torch.float64).contiguous(memory_format=layout) for size in SIZES]
+    prompts = [FrequencyPrompt(5, 3, 3, bands).double() for _ in teachers]
+    for prompt in prompts:
+        prompt.tokens.data.normal_()
+        prompt._warned = True
     for include_low, orientations in ((True, "sum"), (False, "mean")):
-        expected, scale = nest_weights(prompt.mean_masks(teacher), teacher, 3, include_low, orientations)
-        factors, same = band_factors(teacher, 3, include_low, orientations)
-        blocks = (-(-size[0] // 8), -(-size[1] // 8))
-        laid = torch.tensor(factors, dtype=torch.float64)
-        weights = pointed_weights(project_levels(teacher, prompt.tokens, 3), laid, *blocks)
-        assert scale == same
-        inside = expected > 0  # positions that exist; where there is none, coefficients are zero
-        torch.testing.assert_close(weights[inside], expected[inside])
-        assert weights.shape == expected.shape
+        tokens = [prompt.tokens.detach() for prompt in prompts]
+        weights, scales = point_weights(teachers, tokens, 3, include_low, orientations)
+        for prompt, teacher, scale, own in zip(
+            prompts, teachers, scales, weights.split(Strips.of(teachers, 3).lengths, -1), strict=True
+        ):
+            expected, (wanted,) = nest_weights(prompt.mean_masks(teacher), teacher, 3, include_low, orientations)
+            assert scale == wanted
+            inside = expected > 0  # positions that exist; where there is none, coefficients are zero
+            torch.testing.assert_close(own[inside], expected[inside])
+            assert own.shape == expected.shape
+            assert own.isfinite().all()
 
 
 @pytest.mark.slow
@@ -171,7 +203,7 @@ def test_compiled() -> None:
 
 def test_no_gradient_for_teacher_weights_and_masks() -> None:
     student, teacher, weights = (torch.randn(1, 2, 8, 8, requires_grad=True) for _ in "stw")
-    haar_distance(student, teacher, weights[:, :1], None, 3).backward()
+    haar_distance([student], [teacher], weights[:, :1]).backward()
     assert student.grad is not None
     assert teacher.grad is None
     assert weights.grad is None

@@ -52,9 +52,11 @@ def draw_predictions(name: str, task: Any, results: dict[str, Any], root: Path) 
     dataset = validation_set(config)
     samples = [dataset[index] for index in task.pictures]
     columns: dict[str, list[Any]] = {}
-    for stage in ("teacher", "alone", "distilled", "combined"):
+    titles = dict(teacher="teacher", alone="student alone", distilled=task.feature_terms)
+    titles["combined"] = f"{task.feature_terms} + {task.logit_term}"
+    for stage, title in titles.items():
         network = read_config(task.teacher if stage == "teacher" else task.alone)
-        columns[stage] = predict(network, results[stage]["checkpoint"], samples)
+        columns[title] = predict(network, results[stage]["checkpoint"], samples)
     classes = list(dataset.metainfo["classes"])
     for index, sample in enumerate(samples):
         image = np.ascontiguousarray(sample["inputs"].permute(1, 2, 0).numpy()[..., ::-1])

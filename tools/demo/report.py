@@ -40,8 +40,9 @@ def table(summary: dict[str, Any]) -> str:
     rows = []
     for name, task in TASKS.items():
         found = summary[name]
-        labels = dict(teacher="teacher", prompts="teacher, masked", alone="student alone", distilled="student, FreeKD")
-        labels["combined"] = f"student, FreeKD + {task.logit_term}"
+        labels = dict(teacher="teacher", prompts="teacher, masked", alone="student alone")
+        labels["distilled"] = f"student, {task.feature_terms}"
+        labels["combined"] = f"student, {task.feature_terms} + {task.logit_term}"
         for stage, label in labels.items():
             result = found[stage]
             time_spent = "shipped" if result["seconds"] is None else f"{result['seconds']:.0f} s"

@@ -31,6 +31,7 @@ class Task:
     alone: str
     distilled: str
     combined: str
+    feature_terms: str
     logit_term: str
     metric: str
     metric_name: str
@@ -46,8 +47,9 @@ TASKS = {
         teacher="configs/blood_cells/retinanet_r18w48_b8-36e_blood-cells.py",
         prompts="configs/blood_cells/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
         alone="configs/blood_cells/retinanet_r18w16_b8-12e_blood-cells.py",
-        distilled="configs/blood_cells/freekd_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
-        combined="configs/blood_cells/freekd-binary-kd_neck-logits_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+        distilled="configs/blood_cells/freekd-mse_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+        combined="configs/blood_cells/freekd-mse-binary-kd_neck-logits_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+        feature_terms="FreeKD + MSE",
         logit_term="binary KD",
         metric="coco/bbox_mAP",
         metric_name="box AP",
@@ -60,6 +62,7 @@ TASKS = {
         alone="configs/road_scenes/semantic-fpn_r18w16_b8-300i_road-scenes.py",
         distilled="configs/road_scenes/freekd_neck_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
         combined="configs/road_scenes/freekd-cwd_neck-logits_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
+        feature_terms="FreeKD",
         logit_term="CWD",
         metric="mIoU",
         metric_name="mIoU",

@@ -1,5 +1,5 @@
-"""FreeKD on the FPN and binary KD on the class maps: the logit term that did best on a held-out part of the training split."""
-_base_ = ['./freekd_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py']
+"""FreeKD and MSE on the FPN, binary KD on the class maps: the logit term that did best on a held-out part of the training split."""
+_base_ = ['./freekd-mse_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py']
 model = dict(
     terms=dict(
         loss_logit=dict(
