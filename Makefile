@@ -31,6 +31,7 @@ bench: setup  ## measure losses, steps and scaling, and write docs/benchmarks.md
 	@$(VENV)/python benchmarks/loss_speed.py --keep-memory 2> /dev/null
 	@$(VENV)/python benchmarks/scaling.py 2> /dev/null
 	@$(VENV)/python benchmarks/iteration_speed.py 2> /dev/null
+	@$(VENV)/python benchmarks/cached_step.py 2> /dev/null
 	@$(VENV)/python benchmarks/report.py
 
 teachers: setup  ## train the shipped teachers again from nothing (25 minutes on 2 cores)
