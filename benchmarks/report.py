@@ -217,7 +217,7 @@ def weights_part() -> str:
                     ", ".join(f"{value:.3f}" for value in values),
                 )
             )
-    lines.sort(key=lambda line: line[0])
+    lines.sort(key=lambda line: (line[0], line[1], float(line[2] or 0)))
     return table(("sample", "terms", "share asked for", "mean share", "held-out metric", "by seed"), lines)
 
 
@@ -257,6 +257,7 @@ def build() -> str:
         "CACHED": cached_part(),
         "CACHED STEP": f"{where(cached)}\n\n{cached_step_part(cached)}",
         "WEIGHTS": weights_part(),
+        "LAUNCHES": table(("loss", "operations"), list(load("launches_cpu")["rows"].items())),
         "TERMS": terms_part(),
     }
     for name, text in parts.items():

@@ -184,24 +184,26 @@ def detection_panel(
 ) -> Image:
     """Show boxes side by side, e.g. of ground truth, teacher, alone, distilled; boxes without scores are all drawn.
 
+    Each column is headed by its name and number of boxes, the picture by `title` and the threshold.
+
     Raises:
         ValueError: the image is not RGB, there is no column, the arrays of one do not match each other, or a label is
             outside `class_names`.
     """
     photo, colors = check_image("image", image), class_colors(len(class_names))
+    if title and any(found.scores is not None for found in columns.values()):
+        title = f"{title}, boxes with a score of {score_threshold:g} or more"
     layout = Columns(photo, len(columns), title, width)
     scale = np.array([layout.cell[0] / photo.shape[1], layout.cell[1] / photo.shape[0]] * 2)
     cells, seen = [], set()
     for name, found in columns.items():
         boxes, labels, scores = found.arrays(name, len(class_names))
         kept = np.ones(len(boxes), bool) if scores is None else scores >= score_threshold
-        count = int(kept.sum())
-        note = f"{count} box{'es' * (count != 1)}" + ("" if scores is None else f", score ≥ {score_threshold:g}")
         picture = resize(photo, *layout.cell)
         for box, label in zip(boxes[kept] * scale, labels[kept], strict=True):
             rectangle(picture, box, colors[label])
         seen |= set(labels[kept].tolist())
-        cells.append((f"{name}: {note}", picture))
+        cells.append((f"{name}: {int(kept.sum())}", picture))
     return layout.compose(cells, [(class_names[label], colors[label]) for label in sorted(seen)])
 
 

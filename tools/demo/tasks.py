@@ -15,8 +15,8 @@ from freqkd.export import count_parameters
 STAGES = ("teacher", "prompts", "alone", "distilled", "combined")
 # Seconds per step on two quiet cores, for the announcement alone; every stage is then measured.
 PACE = {
-    "detection": dict(prompts=0.30, alone=0.20, distilled=0.38, combined=0.40),
-    "segmentation": dict(prompts=0.24, alone=0.17, distilled=0.38, combined=0.40),
+    "detection": dict(prompts=0.33, alone=0.23, distilled=0.42, combined=0.46),
+    "segmentation": dict(prompts=0.25, alone=0.22, distilled=0.37, combined=0.41),
 }
 MIN_DEVIATION = 0.01
 MIN_SHARE = 0.1
