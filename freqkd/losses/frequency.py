@@ -224,9 +224,7 @@ class FreeKDLoss(nn.Module):
             check_choice(name, chosen[name], choices)
         self.num_levels = num_levels
         chosen["wavelet"] = self.wavelet = wavelet
-        self.compiled = bool(compiled)
-        self.relation = str(chosen["relation"])
-        self.loss_weight = loss_weight
+        self.compiled, self.relation, self.loss_weight = bool(compiled), str(chosen["relation"]), loss_weight
         self._options = {name: chosen[name] for name in ("level", "include_low", "orientations")}
         options = {name: chosen[name] for name in ("level", "wavelet", "bands", "overlap", "normalize")}
         self.prompts = nn.ModuleList(FrequencyPrompt(width, num_prompts, **options) for width in widths)

@@ -1,10 +1,11 @@
-"""A coarse guard: FreeKD costs about what MSE does. Real measurements are `make bench`."""
+"""Coarse guards: FreeKD costs about what MSE does, in time and in memory. Real measurements are `make bench`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -30,3 +31,14 @@ def test_freekd_stays_near_the_price_of_mse() -> None:
             call().backward()
             best[name] = min(best[name], time.perf_counter() - start)
     assert best["freekd"] < 6 * best["mse"], best
+
+
+@pytest.mark.parametrize("preset", ["paper", "official"])
+def test_memory_does_not_grow_with_prompts(saved_sizes, preset: str) -> None:
+    student, teacher = torch.randn(1, 8, 32, 32, requires_grad=True), torch.randn(1, 8, 32, 32)
+    kept = []
+    for num_prompts in (2, 6):
+        loss = FreeKDLoss(8, 1, num_prompts, preset=preset)
+        kept.append(sum(saved_sizes(lambda: loss(student, teacher))))  # noqa: B023 (called at once)
+    assert kept[0] == kept[1]
+    assert kept[0] < 3 * student.numel()
