@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import cast
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 # The diagonal of U and the one above it, along the rows and along the columns.
 Factors = tuple[Tensor, Tensor, Tensor, Tensor]
+MOST = 256  # pairs of sizes
 
 
 def resize(x: Tensor, shape: torch.Size) -> Tensor:
@@ -24,7 +24,7 @@ def resize_back(x: Tensor, shape: torch.Size) -> Tensor:
     (psi(F) F^T) is also F' (psi^T F)^T with F' the deeper map: a product of a quarter of the positions.
     """
     size = [x.shape[0], x.shape[1], shape[-2], shape[-1]]
-    if x.is_cuda and torch.are_deterministic_algorithms_enabled():
+    if torch.compiler.is_compiling() or (x.is_cuda and torch.are_deterministic_algorithms_enabled()):
         rows, columns = (resize_matrix(shape[dim], x.shape[dim], x) for dim in (-2, -1))
         return rows.t() @ x @ columns
     return cast(Tensor, torch.ops.aten.upsample_bilinear2d_backward(x, list(x.shape[-2:]), size, False))
@@ -56,14 +56,22 @@ def _resizing(
         return share, (rows.diagonal()[:, None], rows.diagonal(1)[:, None], columns.diagonal(), columns.diagonal(1))
 
 
-_kept = lru_cache(maxsize=256)(_resizing)
+_kept: dict[tuple[object, ...], tuple[Tensor, Factors | None]] = {}
 
 
 def resizing(before: Tensor, after: Tensor) -> tuple[Tensor, Factors | None]:
     """Return `_resizing` from the size of one map to that of another, made once for every pair of sizes."""
     keep = type(after) is Tensor and not torch.compiler.is_compiling()
-    make = _kept if keep else _resizing
-    return make(before.shape[-2:], after.shape[-2:], after.dtype, after.device, keep)
+    key = (before.shape[-2:], after.shape[-2:], after.dtype, after.device)
+    if keep and key in _kept:
+        return _kept[key]
+    made = _resizing(*key, keep)
+    # What a transform or a mode wraps belongs to it alone.
+    if keep and type(made[0]) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(made[0]):
+        if len(_kept) >= MOST:
+            _kept.clear()
+        _kept[key] = made
+    return made
 
 
 def squares_of_resized(x: Tensor, factors: Factors, first: int, last: int) -> Tensor:

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from freqkd import relation as module
 from freqkd.relation import ChannelGate, attention_weights, channel_relation, relation_weights
@@ -231,3 +232,10 @@ def test_sizes_that_are_not_doubled_round_no_more(sizes: tuple[tuple[int, int], 
     other = feat.clone()
     other[:, 1] = 0
     torch.testing.assert_close(channel_relation(feat, deeper), channel_relation(other, deeper), rtol=2e-3, atol=0)
+
+
+def test_what_is_kept_is_never_fake() -> None:
+    feat, deeper = torch.randn(1, 2, 22, 14), torch.randn(1, 2, 11, 7)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        channel_relation(feat, deeper)
+    assert type(channel_relation(feat, deeper)) is torch.Tensor

@@ -56,7 +56,7 @@ def freekd_loss(
         wavelet: see `wavedec2`.
         include_low: whether the low band counts.
         orientations: "sum" (the paper: every band counts alike) or "mean" (the released program: every level does).
-        compiled: let `torch.compile` fuse the walk (Haar alone); needs a C++ compiler, or Triton on a GPU.
+        compiled: let `torch.compile` fuse the walk (Haar, channels last); needs a C++ compiler, or Triton on a GPU.
 
     Shape:
         student, teacher: (N, C, H, W); masks[b]: (N, T, h, w) of that band; channel_weights: (N or 1, C).
@@ -163,7 +163,7 @@ class FreeKDLoss(nn.Module):
         relation: channel weights: "none", "attention" (parameter-free) or "gate" (MLPs trained in the prompt stage).
         normalize: see `FrequencyPrompt`.
         orientations: "sum" or "mean", see `freekd_loss`.
-        compiled: let `torch.compile` fuse masks and walk, see `freekd_loss`.
+        compiled: let `torch.compile` fuse the walk, see `freekd_loss`.
         loss_weight: factor on the result.
 
     Attributes:

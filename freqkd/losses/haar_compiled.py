@@ -12,6 +12,8 @@ from torch import Tensor
 
 from freqkd.checks import upcast
 
+MOST = 6  # shapes of tiles that are compiled for
+
 
 def gradient_of(
     student: Tensor, teacher: Tensor, weights: Tensor, channel_weights: Tensor | None, level: int
@@ -43,14 +45,15 @@ def block_gradient(difference: Tensor, weights: Tensor, level: int) -> tuple[Ten
     lows, places = [difference], [weights]
     for _ in range(level):
         a, b, c, d = _corners(lows[-1])
-        lows.append(a + b + c + d)
+        lows.append((a + b) + (c + d))  # the pairs of a butterfly: what cancels does so exactly, and zero has no sign
         places.append(_corners(places[-1])[0])
     inner = (2, 4, 5)
     losses = (lows[-1].abs() * places[-1]).sum(inner)
     gradient = lows[-1].sign() * -places[-1]
     for low, place in zip(reversed(lows[:-1]), reversed(places[:-1])):
         a, b, c, d = _corners(low)
-        bands = (a - b + c - d, a + b - c - d, a - b - c + d)
+        left, right = a - b, c - d
+        bands = (left + right, (a - c) + (b - d), left - right)
         shares = _corners(place)[1:]
         terms = [band.abs() * share for band, share in zip(bands, shares)]
         losses = losses + (terms[0] + terms[1] + terms[2]).sum(inner)
@@ -85,6 +88,16 @@ def canvas_gradient(tile: Tensor, weight: Tensor, level: int) -> tuple[Tensor, T
     blocks = tile.permute(0, 2, 3, 1).reshape(batch, 1, block, length // block, block, channels)
     losses, gradient = block_gradient(blocks, weight.reshape(-1, 1, block, length // block, block, 1), level)
     return losses.sum((0, 1)), gradient.reshape(batch, block, length, channels).permute(0, 3, 1, 2)
+
+
+_admitted: set[tuple[object, ...]] = set()
+
+
+def admits(*shape: object) -> bool:
+    """Whether tiles of this shape get a kernel of their own: torch compiles a function for eight of them, and then for none."""
+    if len(_admitted) < MOST:
+        _admitted.add(shape)
+    return shape in _admitted
 
 
 @cache

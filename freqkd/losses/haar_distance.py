@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from freqkd.losses.haar_compiled import compiled_canvas_gradient, gradient_of
+from freqkd.losses.haar_compiled import admits, compiled_canvas_gradient, gradient_of
 from freqkd.losses.haar_strips import Strips
-from freqkd.losses.haar_weights import point_weights
+from freqkd.losses.haar_weights import point_weights, precision
 
 # Numbers per tile of the scratch on a CPU: 4 MB in float32, so that the passes over a tile stay in the cache.
 TILE = 2**20
@@ -41,7 +41,7 @@ def haar_distance(
         weights: w, on the canvas of `Strips`, see `haar_weights`; receives no gradient.
         channel_weights: omega of each map; they receive no gradient. None is ones.
         level: levels of the transform.
-        compiled: let `torch.compile` fuse it for maps that are worth it; the first call of a process takes some ten seconds.
+        compiled: let `torch.compile` fuse it where the first map is channels last; the first call takes some ten seconds.
         scales: a factor for each map; None is ones.
 
     Shape:
@@ -75,17 +75,20 @@ def pointed_distance(
 ) -> Tensor:
     """Return `freekd_loss`, summed over pairs of maps, with the masks that tokens make of the teacher's.
 
-    Maps of one batch size, number of channels and precision share a canvas. All maps have channel weights, or none has.
+    Maps alike in batch size, number of channels, precision and tokens share a canvas. All maps have channel weights, or
+    none has.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for index, (student, _) in enumerate(pairs):
-        groups.setdefault((student.shape[:2], student.dtype, student.device), []).append(index)
+    for index, (student, teacher) in enumerate(pairs):
+        key = (student.shape[:2], student.dtype, teacher.dtype, student.device, tokens[index].shape)
+        groups.setdefault(key, []).append(index)
     losses = []
     for group in groups.values():
         students, teachers = ([pairs[index][side] for index in group] for side in (0, 1))
         with torch.no_grad():
             own = [tokens[index] for index in group]
             weights, scales = point_weights(teachers, own, level, include_low, orientations)
+        weights = weights.to(precision(students[0]))
         gains = [omega for index in group if (omega := omegas[index]) is not None]
         teachers = [teacher.detach() for teacher in teachers]
         losses.append(haar_distance(students, teachers, weights, gains, level, compiled, scales))
@@ -163,24 +166,30 @@ def stream_gradient(
     """
     strips = Strips.of(students, level)
     batch, channels = students[0].shape[:2]
-    on_cpu = weights.device.type == "cpu"
-    columns = TILE // (batch * channels * strips.block) if on_cpu else 2 * strips.begins[-1]
     last = students[0].is_contiguous(memory_format=torch.channels_last)
     order = torch.channels_last if last else torch.contiguous_format
-    turn: Turn
-    if compiled and last:
-        # On a CPU all tiles have one length, whatever the maps, so that one kernel of fixed size serves them.
-        turn = compiled_canvas_gradient(dynamic=not on_cpu)
-        tiles = strips.tiles(columns // 2, exact=True)
-        lengths = [max(columns // 2 // strips.block, 1) * strips.block if on_cpu else strips.begins[-1]] * len(tiles)
+
+    def canvas(columns: int) -> Tensor:
+        shape = (batch, channels, strips.block, columns)
+        return torch.empty(shape, dtype=weights.dtype, device=weights.device, memory_format=order)
+
+    turn: Turn = _turn_in_place
+    blocks = TILE // (batch * channels * strips.block**2)
+    if weights.device.type != "cpu":
+        tiles, scratch = [strips.whole()], canvas(strips.begins[-1])
+        turn = compiled_canvas_gradient(dynamic=True) if compiled and last else turn
+        lengths = [scratch.shape[-1]]
+    elif compiled and last and admits(batch, channels, level, weights.dtype, weights.shape[0]):
+        # All tiles of one size, whatever the maps; half as large, as a kernel leaves a second one.
+        scratch = canvas(max(blocks // 2, 1) * strips.block)
+        tiles = strips.tiles(scratch.shape[-1], exact=True)
+        turn = compiled_canvas_gradient(dynamic=False)
+        lengths = [scratch.shape[-1]] * len(tiles)
         weights = F.pad(weights, (0, sum(lengths) - weights.shape[-1]))
     else:
-        tiles = strips.tiles(columns)
+        tiles = strips.tiles(blocks * strips.block)
         lengths = [pieces[-1].end for pieces in tiles]
-        turn = _turn_in_place
-    shape = (batch, channels, strips.block, max(lengths))
-    scratch = torch.empty(shape, dtype=weights.dtype, device=weights.device, memory_format=order)
-    if turn is _turn_in_place and on_cpu:
+        scratch = canvas(max(lengths))
         turn = partial(_turn_in_place, spare=torch.empty_like(scratch))
     gradients = tuple(torch.empty_like(student, memory_format=order) for student in students)
     gains = [omega.to(weights.dtype)[:, :, None, None] for omega in omegas]

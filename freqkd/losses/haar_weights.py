@@ -12,6 +12,11 @@ from freqkd.losses.haar_strips import Strips
 from freqkd.scores import order_tokens, project, split_scores
 
 
+def precision(like: Tensor) -> torch.dtype:
+    """Return what losses of a student's map are computed in, see `upcast`."""
+    return torch.float64 if like.dtype == torch.float64 else torch.float32
+
+
 def band_factors(like: Tensor, level: int, include_low: bool, orientations: str) -> tuple[list[float], float]:
     """Return what a mean over the low band, and over one band of every level, counts beside the finest, and its scale.
 
@@ -63,7 +68,7 @@ def nest_weights(
     """
     height, width = (-(-side // 2**level) * 2**level for side in like.shape[-2:])
     rows = 1 if masks is None else max(mask.shape[0] for mask in masks)
-    weights = torch.zeros(rows, 1, height, width, dtype=_precision(like), device=like.device)
+    weights = torch.zeros(rows, 1, height, width, dtype=precision(like), device=like.device)
     factors, scale = band_factors(like, level, include_low, orientations)
 
     def fill(place: Tensor, which: int, depth: int, factor: float) -> None:
@@ -93,7 +98,7 @@ def point_weights(
     gain by.
 
     Args:
-        teachers: maps (N, C, H, W) of one batch size.
+        teachers: maps (N, C, H, W) of one batch size and precision.
         tokens: (1 + 3 * level or 1 + level, T, C) for each map, as in `FrequencyPrompt`.
         level: levels of the transform.
         include_low: whether the low band counts.
@@ -106,11 +111,9 @@ def point_weights(
     ordered = order_tokens(torch.stack(list(tokens)), level)
     projections = [project(teacher, own, level) for teacher, own in zip(teachers, ordered)]
     found = [band_factors(teacher, level, include_low, orientations) for teacher in teachers]
-    columns = torch.tensor(strips.lengths) // strips.block
-    factors = torch.tensor([factors for factors, _ in found], dtype=projections[0][0].dtype).repeat_interleave(
-        columns, 0
-    )
-    factors = factors.to(projections[0][0].device)
+    columns = [length // strips.block for length in strips.lengths]
+    own = torch.tensor([factors for factors, _ in found], dtype=projections[0][0].dtype)
+    factors = own.repeat_interleave(torch.tensor(columns), 0, output_size=sum(columns)).to(projections[0][0].device)
     finest = _gather(strips, [one for one, _ in projections])
     deeper = _gather(strips.halved(), [one for _, one in projections])
     low, *details = split_scores(finest, deeper, tokens[0].shape[1])
@@ -135,7 +138,3 @@ def _gather(strips: Strips, maps: Sequence[Tensor]) -> Tensor:
         for place, part in strips.match(canvas, piece, maps[piece.index]):
             place.copy_(part)
     return canvas
-
-
-def _precision(like: Tensor) -> torch.dtype:
-    return torch.float64 if like.dtype == torch.float64 else torch.float32

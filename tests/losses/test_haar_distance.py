@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from freqkd.losses import haar_compiled
 from freqkd.losses import haar_distance as module
 from freqkd.losses.frequency import FreeKDLoss, _plain_distance, freekd_loss
-from freqkd.losses.haar_compiled import canvas_gradient, gradient_of
+from freqkd.losses.haar_compiled import canvas_gradient, compiled_canvas_gradient, gradient_of
 from freqkd.losses.haar_distance import haar_distance, stream_gradient
 from freqkd.losses.haar_strips import Strips
 from freqkd.losses.haar_weights import nest_weights, point_weights
@@ -171,34 +172,68 @@ def test_weights_of_tokens_equal_those_of_masks(bands: str, layout: torch.memory
             assert own.isfinite().all()
 
 
+def _last(*size: int) -> Tensor:
+    return torch.randn(*size).contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.slow
-def test_a_compiled_module() -> None:
+@pytest.mark.parametrize("relation", ["none", "attention"])
+def test_compiled(monkeypatch, relation: str) -> None:
+    """One kernel for all sizes, equal to the walk; what lies in the scratch beyond the maps does not show."""
+    torch.compiler.reset()
+    compiled_canvas_gradient.cache_clear()
     torch.manual_seed(0)
-    plain, fast = (FreeKDLoss(4, 2, 3, level=1, relation="none", compiled=compiled) for compiled in (False, True))
+    plain, fast = (FreeKDLoss(8, 3, 3, level=1, relation=relation, compiled=compiled) for compiled in (False, True))
     state = {name: torch.randn_like(value) for name, value in plain.state_dict().items()}
     plain.load_prompts(state)
     fast.load_prompts(state)
-    students = [torch.randn(2, 4, *size, requires_grad=True) for size in ((11, 13), (6, 7))]
-    teachers = [torch.randn(2, 4, *size) for size in ((11, 13), (6, 7))]
-    expected, actual = plain(students, teachers), fast(students, teachers)
-    torch.testing.assert_close(actual, expected)
-    for ours, theirs in zip(torch.autograd.grad(actual, students), torch.autograd.grad(expected, students)):
-        torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.slow
-def test_compiled() -> None:
-    """One kernel for all sizes, equal to the walk; a map of a few blocks is walked."""
-    torch.manual_seed(0)
-    for size in ((11, 13), (24, 17), (3, 5)):
-        student, teacher = (torch.randn(1, 8, *size) for _ in "st")
-        student.requires_grad_()
-        omega = torch.rand(1, 8)
-        expected = freekd_loss(student, teacher, None, omega, level=1)
-        actual = freekd_loss(student, teacher, None, omega, level=1, compiled=True)
+    kernels = []
+    monkeypatch.setattr(
+        module, "compiled_canvas_gradient", lambda dynamic: kernels.append(dynamic) or compiled_canvas_gradient(dynamic)
+    )
+    monkeypatch.setattr(module, "TILE", 8 * 2 * 2 * 16)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *shape, **how: empty(*shape, **how).fill_(torch.nan))
+    for sizes in (((11, 13), (6, 7), (3, 4)), ((24, 17), (12, 9), (1, 1))):
+        students = [_last(2, 8, *size).requires_grad_() for size in sizes]
+        teachers = [_last(2, 8, *size) for size in sizes]
+        expected, actual = plain(students, teachers), fast(students, teachers)
         torch.testing.assert_close(actual, expected)
-        ours, theirs = (torch.autograd.grad(loss, student)[0] for loss in (actual, expected))
-        torch.testing.assert_close(ours, theirs)
+        for ours, theirs in zip(torch.autograd.grad(actual, students), torch.autograd.grad(expected, students)):
+            torch.testing.assert_close(ours, theirs)
+    assert kernels == [False, False]
+
+
+def test_shapes_beyond_a_few_are_walked(monkeypatch) -> None:
+    monkeypatch.setattr(haar_compiled, "_admitted", set())
+    monkeypatch.setattr(haar_compiled, "MOST", 2)
+    asked = []
+    monkeypatch.setattr(module, "compiled_canvas_gradient", lambda dynamic: asked.append(dynamic) or canvas_gradient)
+    for batch in (1, 2, 3, 1, 4):
+        maps = _last(batch, 2, 8, 8), _last(batch, 2, 8, 8)
+        torch.testing.assert_close(freekd_loss(*maps, compiled=True), freekd_loss(*maps))
+    assert len(asked) == 3  # batches of 1, 2 and 1 again
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_coefficients_that_cancel_have_no_sign(layout: torch.memory_format) -> None:
+    rows = torch.randn(1, 3, 1, 16)
+    student, teacher = torch.zeros(1, 3, 16, 16), rows.expand(1, 3, 16, 16).contiguous(memory_format=layout)
+    weights, _ = nest_weights(None, student, 3, True, "sum")
+    (walked,), (gradient,) = stream_gradient([student], [teacher], weights, [], 3)
+    loss, ahead = gradient_of(student, teacher, weights, None, 3)
+    torch.testing.assert_close(loss, walked)
+    torch.testing.assert_close(ahead, gradient)
+
+
+def test_the_student_says_the_precision() -> None:
+    loss = FreeKDLoss(4, 2, relation="none")
+    students = [torch.randn(1, 4, 16, 16, dtype=torch.float64, requires_grad=True) for _ in "ab"]
+    teachers = [torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16, dtype=torch.float64)]
+    assert loss(students, teachers).dtype == torch.float64
+    assert torch.autograd.gradcheck(lambda *maps: loss(maps, teachers), students)
+    single = [student.detach().float() for student in students]
+    assert loss(single, [teachers[1], teachers[0]]).dtype == torch.float32
 
 
 def test_no_gradient_for_teacher_weights_and_masks() -> None:
