@@ -33,6 +33,14 @@ TARGETS = (
     ("T = 6, compiled, contiguous maps", "released form, T = 6", "official, T = 6, compiled, contiguous", 6.0),
 )
 FULL = "teacher, training forward"
+STAGES = {
+    ("detection", "alone"): "alone",
+    ("detection", "distilled"): "FreeKD and MSE",
+    ("detection", "combined"): "FreeKD, MSE and binary KD",
+    ("segmentation", "alone"): "alone",
+    ("segmentation", "distilled"): "FreeKD",
+    ("segmentation", "combined"): "FreeKD and CWD",
+}
 WORDS = {
     "alone": "none: student alone",
     "mse": "MSE",
@@ -221,6 +229,23 @@ def weights_part() -> str:
     return table(("sample", "terms", "share asked for", "mean share", "held-out metric", "by seed"), lines)
 
 
+def seeds_part() -> str:
+    found: dict[tuple[str, str], list[float]] = {}
+    for run in load("demo_seeds"):
+        found.setdefault((run["task"], run["stage"]), []).append(run["metric"])
+    units = dict(detection="box AP", segmentation="mIoU")
+    lines = [
+        (
+            task,
+            STAGES[task, stage],
+            f"{statistics.mean(values):.3f} {units[task]}",
+            ", ".join(f"{value:.3f}" for value in values),
+        )
+        for (task, stage), values in found.items()
+    ]
+    return table(("sample", "student", "`val` metric, mean", "by seed"), lines)
+
+
 def terms_part() -> str:
     lines = []
     for task, unit, scale in (("detection", "box AP", 1.0), ("segmentation", "mIoU", 0.01)):
@@ -257,6 +282,7 @@ def build() -> str:
         "CACHED": cached_part(),
         "CACHED STEP": f"{where(cached)}\n\n{cached_step_part(cached)}",
         "WEIGHTS": weights_part(),
+        "SEEDS": seeds_part(),
         "LAUNCHES": table(("loss", "operations"), list(load("launches_cpu")["rows"].items())),
         "TERMS": terms_part(),
     }
