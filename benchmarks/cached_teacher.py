@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from term_selection import FOLDER, METRIC, PAIR, PROMPTS
+from term_selection import FOLDER, METRIC, PAIR, train_prompts, write_runs
 
 from freqkd.cli import run_tool, train
 from freqkd.compat import read_config
@@ -83,16 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work-dir", default="work_dirs/cached_teacher")
     options = parser.parse_args(arguments)
     root, results = Path(options.work_dir), Path(f"benchmarks/results/cached_teacher_{options.task}.json")
-    if not (root / options.task / "prompts" / "prompts.pth").exists():
-        config = read_config(f"{FOLDER[options.task]}/{PROMPTS[options.task]}.py")
-        config.work_dir = str(root / options.task / "prompts")
-        train(config)
+    train_prompts(options.task, root)
     runs = json.loads(results.read_text()) if results.exists() else []
     for seed in options.seeds:
         for column in options.columns:
             if (column, seed) not in {(run["column"], run["seed"]) for run in runs}:
                 runs.append(measure(options.task, column, seed, root))
-                results.write_text("[\n" + ",\n".join(json.dumps(run) for run in runs) + "\n]\n")
+                write_runs(results, runs)
     print_table(runs, options.task)
 
 

@@ -14,15 +14,9 @@ PYRAMID = 256 * (100 * 168 + 50 * 84 + 25 * 42 + 13 * 21 + 7 * 11) * 4
 # Passes over the pyramid that must go through memory; quarter-size maps are left out.
 PASSES = {
     "MSE, compiled": (3, "read student and teacher, write the gradient"),
-    "official, T = 6": (
-        6,
-        "masks: read the teacher; walk: read student and teacher, write the gradient; backward: read and write it",
-    ),
-    "official, T = 6, compiled": (6, "the same"),
-    "paper, T = 2": (
-        10,
-        "the same 6; relation, for each network: read to resize it back, read for the squares",
-    ),
+    "official, T = 6": (4, "masks: read the teacher; walk: read student and teacher, write the gradient"),
+    "official, T = 6, compiled": (4, "the same"),
+    "paper, T = 2": (8, "the same 4; relation, for each network: read to resize it back, read for the squares"),
 }
 # What, the row, the row it is compared with, the most its time may be of it.
 TARGETS = (

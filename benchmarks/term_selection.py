@@ -110,6 +110,19 @@ def measure(task: str, term: str, share: float, seed: int, root: Path) -> dict[s
     )
 
 
+def train_prompts(task: str, root: Path) -> None:
+    """Run the prompt stage of a task, unless it was run before."""
+    if not (root / task / "prompts" / "prompts.pth").exists():
+        config = read_config(f"{FOLDER[task]}/{PROMPTS[task]}.py")
+        config.work_dir = str(root / task / "prompts")
+        train(config)
+
+
+def write_runs(results: Path, runs: Sequence[dict[str, Any]]) -> None:
+    """Write a line for each run."""
+    results.write_text("[\n" + ",\n".join(json.dumps(run) for run in runs) + "\n]\n")
+
+
 def print_table(runs: Sequence[dict[str, Any]]) -> None:
     """Print mean and every seed of each term, the best first."""
     for task in FOLDER:
@@ -136,10 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     root, results = Path(options.work_dir), Path(f"benchmarks/results/term_selection_{options.task}.json")
     results = Path(options.results or results)
     (root / options.task).mkdir(parents=True, exist_ok=True)
-    if not (root / options.task / "prompts" / "prompts.pth").exists():
-        config = read_config(f"{FOLDER[options.task]}/{PROMPTS[options.task]}.py")
-        config.work_dir = str(root / options.task / "prompts")
-        train(config)
+    train_prompts(options.task, root)
     runs = json.loads(results.read_text()) if results.exists() else []
     for seed in options.seeds:
         for term in options.terms or TERMS[options.task]:
@@ -147,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             key = (options.task, term, share, seed)
             if key not in {(run["task"], run["term"], run["share"], run["seed"]) for run in runs}:
                 runs.append(measure(*key, root))
-                results.write_text("[\n" + ",\n".join(json.dumps(run) for run in runs) + "\n]\n")
+                write_runs(results, runs)
     print_table(runs)
 
 

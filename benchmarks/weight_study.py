@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from term_selection import FOLDER, METRIC, PAIR, PROMPTS, hold_out_cells, hold_out_roads, print_table
+from term_selection import (
+    FOLDER,
+    METRIC,
+    PAIR,
+    hold_out_cells,
+    hold_out_roads,
+    print_table,
+    train_prompts,
+    write_runs,
+)
 
 from freqkd.cli import run_tool, train
 from freqkd.compat import read_config
@@ -84,11 +93,9 @@ def run_config(task: str, term: str, share: float, seed: int, root: Path) -> Con
 def measure(task: str, term: str, share: float, seed: int, root: Path) -> dict[str, Any]:
     """Train one student and return what it scores on the held-out part."""
     runner = train(run_config(task, term, share, seed, root))
-    scalars = runner.message_hub.log_scalars.items()
-    shares = [
-        value for name, value in scalars if name in (f"train/share/{one}" for one in ("loss_freekd", "loss_logit"))
-    ]
-    shares = [value for name, value in scalars if name == "train/share/loss_mse"] or shares
+    scalars = runner.message_hub.log_scalars
+    names = (f"train/share/{name}" for name in ("loss_mse", "loss_freekd", "loss_logit"))
+    shares = [scalars[name] for name in names if name in scalars]
     return dict(
         task=task,
         term=term,
@@ -111,10 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     task, root = options.task, Path(options.work_dir)
     results = Path(f"benchmarks/results/weight_study_{task}.json")
     (root / task).mkdir(parents=True, exist_ok=True)
-    if not (root / task / "prompts" / "prompts.pth").exists():
-        config = read_config(f"{FOLDER[task]}/{PROMPTS[task]}.py")
-        config.work_dir = str(root / task / "prompts")
-        train(config)
+    train_prompts(task, root)
     runs = json.loads(results.read_text()) if results.exists() else []
     for seed in options.seeds:
         for term in options.terms or TERMS[task]:
@@ -122,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 key = (task, term, share, seed)
                 if key not in {(run["task"], run["term"], run["share"], run["seed"]) for run in runs}:
                     runs.append(measure(*key, root))
-                    results.write_text("[\n" + ",\n".join(json.dumps(run) for run in runs) + "\n]\n")
+                    write_runs(results, runs)
     print_table(runs)
 
 

@@ -23,7 +23,7 @@ def channel_relation(feat: Tensor, deeper: Tensor | None = None, temperature: fl
     :math:`\psi(F)` is the deeper map resized to F (bilinear), and :math:`\rho` the correlation over the
     positions: channels are centred and scaled to unit length before they are multiplied. So the logits lie within
     :math:`\pm 1/\tau` whatever the number of positions, and A is unchanged by a shift, or by a scale above
-    zero, of any channel. A channel that is constant relates to all channels equally, in float32 to about 2 %.
+    zero, of any channel. A channel that is constant relates to all channels equally, but for rounding.
 
     Args:
         feat: F.
