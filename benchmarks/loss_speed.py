@@ -71,6 +71,7 @@ def rows() -> dict[str, Callable[[], None]]:
         "paper without relation, T = 6": step(freekd(6, "paper", relation="none"), *last),
         "paper without relation, T = 2, compiled": step(freekd(2, "paper", relation="none", compiled=True), *last),
         "paper, T = 2": step(freekd(2, "paper"), *last),
+        "paper, T = 6": step(freekd(6, "paper"), *last),
         "paper, T = 2, compiled": step(freekd(2, "paper", compiled=True), *last),
         "PKD": step(PKDLoss(), *last),
         "CWD": step(lambda ours, theirs: sum(wide(s, t) for s, t in zip(ours, theirs)), *last),
@@ -97,7 +98,7 @@ def products() -> Callable[[], None]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep-memory", action="store_true", help="with an allocator that never gives memory back")
     options = parser.parse_args(arguments)

@@ -20,13 +20,18 @@ def sizes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def case(
-    num_prompts: int = 2, batch: int = 1, image: tuple[int, int] = (512, 512), terms: int = 1, level: int = 3
+    num_prompts: int = 2,
+    batch: int = 1,
+    image: tuple[int, int] = (512, 512),
+    terms: int = 1,
+    level: int = 3,
+    preset: str = "paper",
 ) -> tuple[Callable[[], None], int]:
     """One forward and backward of `terms` losses, and the number of positions of the pyramid."""
     students, teachers = (pyramid(True, batch, sizes=sizes(*image)) for _ in "st")
     for student in students:
         student.requires_grad_()
-    losses = [freekd(num_prompts, "paper", relation="none", level=level) for _ in range(terms)]
+    losses = [freekd(num_prompts, preset, relation="none", level=level) for _ in range(terms)]
 
     def total(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> torch.Tensor:
         return torch.stack([loss(ours, theirs) for loss in losses]).sum()
@@ -36,7 +41,7 @@ def case(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -44,7 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cases = {
         **{f"image {h}x{w}": case(image=(h, w)) for h, w in ((256, 256), (512, 512), (512, 1024), (1024, 1024))},
         **{f"batch {n}": case(batch=n) for n in (1, 2, 4)},
-        **{f"T = {t}": case(num_prompts=t, image=(800, 1344)) for t in (1, 2, 4, 6, 12)},
+        **{
+            f"{preset}, T = {t}": case(num_prompts=t, image=(800, 1344), preset=preset)
+            for preset in ("paper", "official")
+            for t in (1, 2, 4, 6, 12)
+        },
         **{f"level {j}": case(level=j) for j in (1, 2, 3, 4)},
         **{f"terms {n}": case(terms=n) for n in (1, 2, 3)},
     }

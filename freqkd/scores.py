@@ -19,7 +19,8 @@ def subband_scores(feat: Tensor, tokens: Tensor, level: int) -> tuple[Tensor, ..
 
     .. math:: P_b \cdot \mathrm{DWT}_b(F) = \mathrm{DWT}_b(P_b \cdot F)
 
-    Of the map itself only the low bands are made, a third of it in all.
+    Of the map itself only the low bands are made, and of them what a token of all three orientations scores:
+    LH + HL + HH = 2 a - LL, where a is the first pixel of every block of 2 x 2.
 
     Args:
         feat: F.
@@ -46,7 +47,8 @@ def subband_scores(feat: Tensor, tokens: Tensor, level: int) -> tuple[Tensor, ..
             f"tokens must hold {1 + 3 * level} sets (one per subband) or {1 + level} (one per level) for level={level}, "
             f"got {tokens.shape[0]}"
         )
-    finest, deeper = project(feat, order_tokens(tokens, level), level)
+    with torch.autocast(feat.device.type, enabled=False):
+        finest, deeper = project(feat, order_tokens(tokens, level), level)
     coarsest, *details = split_scores(_padded(finest, 2**level), _padded(deeper, 2 ** (level - 1)), tokens.shape[1])
     sizes = [tuple(-(-side // 2**depth) for side in feat.shape[-2:]) for depth in range(1, level + 1)]
     inside = [scores[..., : size[0], : size[1]] for scores, size in zip(details, sizes)]
@@ -56,37 +58,40 @@ def subband_scores(feat: Tensor, tokens: Tensor, level: int) -> tuple[Tensor, ..
 def order_tokens(tokens: Tensor, level: int) -> Tensor:
     """Order tokens (..., B, T, C) for `project`: finest details first, the low band's last.
 
-    Each is multiplied with the 1/2 of every butterfly between the map it is projected on and its band.
+    Each is multiplied with the 1/2 of every butterfly between the map it is projected on and its band; one that scores the
+    sum of the finest details with 2, see `project`.
     """
     sets = (tokens.shape[-3] - 1) // level
-    butterflies = [1, *range(1, level)]
-    factors = [0.5**count for count in butterflies for _ in range(sets)] + [0.5 ** (level - 1)]
+    finest = 0.5 if sets == 3 else 2.0
+    factors = [finest] * sets + [0.5**count for count in range(1, level) for _ in range(sets)] + [0.5 ** (level - 1)]
     tokens = upcast(tokens)
     return tokens.roll(-1, -3) * torch.tensor(factors, dtype=tokens.dtype).to(tokens.device)[:, None, None]
 
 
 def project(feat: Tensor, tokens: Tensor, level: int) -> tuple[Tensor, Tensor]:
-    """Return the products of a map (N, C, h, w) with the tokens (B, T, C) that `order_tokens` returns.
+    """Return the products of a map (N, C, h, w) with the tokens (B, T, C) that `order_tokens` returns, outside of autocast.
 
     Returns:
-        Fresh tensors: (N, K, h, w) with the K tokens of the finest details, and the products of the low band of the first
-        transform with all other tokens.
+        Fresh tensors: the products with the tokens of the finest details, of the map (N, 3 T, h, w) or of half the sum of its
+        finest details (N, T, h / 2, w / 2); and those of the low band of the first transform with all other tokens.
     """
     feat = upcast(feat)
     rows = tokens.flatten(0, 1).to(feat.dtype)
-    count = (tokens.shape[0] - 1) // level * tokens.shape[1]
-    with torch.autocast(feat.device.type, enabled=False):
-        return _project(feat, rows[:count]), _project(_low(feat), rows[count:])
+    sets = (tokens.shape[0] - 1) // level
+    finest, deeper = rows.tensor_split([sets * tokens.shape[1]])
+    low = _low(feat)
+    scored = feat if sets == 3 else torch.sub(feat[..., 0::2, 0::2], low, alpha=0.5)
+    return _project(scored, finest), _project(low, deeper)
 
 
 def split_scores(finest: Tensor, deeper: Tensor, prompts: int) -> list[Tensor]:
-    """Transform what `project` returns, padded with zeros to whole blocks; uses it as scratch.
+    """Transform the products that `project` returns, padded with zeros to whole blocks; uses them as scratch.
 
     Returns:
         The scores of the low band (N, T, h, w), then of the details, finest first, (N, 1 or 3, T, h, w).
     """
     count = finest.shape[1]
-    details = [_details(torch.unflatten(finest, 1, (-1, prompts)))]
+    details = [finest[:, None] if count == prompts else _details(torch.unflatten(finest, 1, (-1, prompts)))]
     while deeper.shape[1] > prompts:
         own, rest = torch.unflatten(deeper[:, :count], 1, (-1, prompts)), deeper[:, count:]
         rows = rest[..., 0::2, :] + rest[..., 1::2, :]

@@ -12,14 +12,16 @@ from freqkd.scores import subband_scores
 @pytest.mark.parametrize("size", [(16, 24), (13, 21), (1, 1), (2, 3), (7, 8)])
 @pytest.mark.parametrize("bands", ["subband", "level"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("num_prompts", [1, 2, 6])
-def test_equal_the_scores_of_the_subbands(size, bands: str, layout: torch.memory_format, num_prompts: int) -> None:
+@pytest.mark.parametrize(("num_prompts", "level"), [(1, 3), (2, 3), (6, 3), (2, 1), (1, 1), (3, 2)])
+def test_equal_the_scores_of_the_subbands(
+    size, bands: str, layout: torch.memory_format, num_prompts: int, level: int
+) -> None:
     torch.manual_seed(0)
-    prompt = FrequencyPrompt(5, num_prompts, 3, bands).double()
+    prompt = FrequencyPrompt(5, num_prompts, level, bands).double()
     prompt.tokens.data.normal_()
     prompt._warned = True
     feat = torch.randn(2, 5, *size, dtype=torch.float64).contiguous(memory_format=layout)
-    scores = subband_scores(feat, prompt.tokens, 3)
+    scores = subband_scores(feat, prompt.tokens, level)
     for score, mask in zip(scores, prompt.masks(prompt.decompose(feat)), strict=True):
         torch.testing.assert_close(score.sigmoid(), mask)
 

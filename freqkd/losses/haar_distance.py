@@ -193,7 +193,7 @@ def stream_gradient(
         turn = partial(_turn_in_place, spare=torch.empty_like(scratch))
     gradients = tuple(torch.empty_like(student, memory_format=order) for student in students)
     gains = [omega.to(weights.dtype)[:, :, None, None] for omega in omegas]
-    sums: list[list[Tensor]] = [[] for _ in students]
+    sums: list[Tensor] = []
     for pieces, weight in zip(tiles, weights.split_with_sizes(lengths, -1)):
         tile = scratch[..., : weight.shape[-1]]
         for piece in pieces:
@@ -203,13 +203,15 @@ def stream_gradient(
             if gains:
                 strips.stretch(tile, piece).mul_(gains[piece.index])
         distances, turned = turn(tile, weight.contiguous(), level)
+        sums.append(distances)
         for piece in pieces:
-            sums[piece.index].append(distances[piece.begin // strips.block : piece.end // strips.block].sum())
             if gains:
                 strips.stretch(turned, piece).mul_(gains[piece.index])
             for place, part in strips.match(turned, piece, gradients[piece.index]):
                 part.copy_(place)
-    return torch.stack([torch.stack(own).sum() for own in sums]), gradients
+    blocks_of = [length // strips.block for length in strips.lengths]
+    own = torch.cat(sums)[: sum(blocks_of)].split_with_sizes(blocks_of)
+    return torch.stack([part.sum() for part in own]), gradients
 
 
 def _turn_in_place(tile: Tensor, weight: Tensor, level: int, spare: Tensor | None = None) -> tuple[Tensor, Tensor]:

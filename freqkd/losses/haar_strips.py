@@ -102,7 +102,7 @@ class Strips:
 
     def stretch(self, canvas: Tensor, piece: Piece) -> Tensor:
         """Return the columns of a piece, (..., block, columns)."""
-        return canvas[..., piece.begin : piece.end]
+        return canvas.narrow(-1, piece.begin, piece.end - piece.begin)
 
     def place(self, canvas: Tensor, piece: Piece) -> Tensor:
         """Return a piece of a canvas (..., block, columns) as (..., rows, block, width), padding included."""
@@ -113,22 +113,24 @@ class Strips:
         """Yield the piece of a canvas and of maps, whole rows of blocks, then the one that is cut short."""
         height, width = self.sizes[piece.index]
         right = min(piece.right, width)
-        place = self.place(canvas, piece)[..., : right - piece.left]
+        place = self.place(canvas, piece)
+        if right < piece.right:
+            place = place[..., : right - piece.left]
         whole = min(piece.last, height // self.block) - piece.first
         top = piece.first * self.block
+        columns = [x if right - piece.left == width else x[..., piece.left : right] for x in maps]
         if whole:
-            bottom = top + whole * self.block
-            parts = (x[..., top:bottom, piece.left : right] for x in maps)
-            yield (place[..., :whole, :, :], *(torch.unflatten(part, -2, (whole, self.block)) for part in parts))
+            rows = whole * self.block
+            parts = (x if rows == height else x.narrow(-2, top, rows) for x in columns)
+            yield (place.narrow(-3, 0, whole), *(torch.unflatten(part, -2, (whole, self.block)) for part in parts))
         if whole < piece.last - piece.first:
             top += whole * self.block
-            yield (place[..., whole, : height - top, :], *(x[..., top:height, piece.left : right] for x in maps))
+            yield (place[..., whole, : height - top, :], *(x[..., top:height, :] for x in columns))
 
     def clear_padding(self, canvas: Tensor, piece: Piece) -> None:
         """Set to zero what a piece of a canvas has beyond its map."""
         height, width = self.sizes[piece.index]
-        place = self.place(canvas, piece)
         if piece.right > width:
-            place[..., width - piece.left :].zero_()
+            self.place(canvas, piece)[..., width - piece.left :].zero_()
         if piece.last * self.block > height:
-            place[..., -1, height - piece.last * self.block :, :].zero_()
+            self.place(canvas, piece)[..., -1, height - piece.last * self.block :, :].zero_()

@@ -109,12 +109,14 @@ def point_weights(
     """
     strips = Strips.of(teachers, level)
     ordered = order_tokens(torch.stack(list(tokens)), level)
-    projections = [project(teacher, own, level) for teacher, own in zip(teachers, ordered)]
+    with torch.autocast(ordered.device.type, enabled=False):
+        projections = [project(teacher, own, level) for teacher, own in zip(teachers, ordered)]
     found = [band_factors(teacher, level, include_low, orientations) for teacher in teachers]
     columns = [length // strips.block for length in strips.lengths]
     own = torch.tensor([factors for factors, _ in found], dtype=projections[0][0].dtype)
     factors = own.repeat_interleave(torch.tensor(columns), 0, output_size=sum(columns)).to(projections[0][0].device)
-    finest = _gather(strips, [one for one, _ in projections])
+    per_level = tokens[0].shape[0] == 1 + level
+    finest = _gather(strips.halved() if per_level else strips, [one for one, _ in projections])
     deeper = _gather(strips.halved(), [one for _, one in projections])
     low, *details = split_scores(finest, deeper, tokens[0].shape[1])
     weights = factors.new_empty(low.shape[0], 1, strips.block, strips.begins[-1])
