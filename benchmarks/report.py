@@ -134,8 +134,8 @@ def scaling_part(result: dict[str, Any]) -> str:
     slope, call = statistics.linear_regression(positions, times)
     miss = max(abs((call + slope * count) / time - 1) for count, time in zip(positions, times))
     return (
-        f"{text}\n\nThe line {call:.1f} ms + {1e6 * slope:.0f} ns per position fits the four images to {100 * miss:.0f} %: the "
-        "first number is Python and the dispatch of operations, once a call."
+        f"{text}\n\nThe line {call:.1f} ms + {1e6 * slope:.0f} ns per position fits the four images to {100 * miss:.0f} %. "
+        "Its first number is Python and the dispatch of operations, once a call."
     )
 
 
