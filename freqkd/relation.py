@@ -117,7 +117,7 @@ def _norm(squares: Tensor, mean: Tensor, count: int) -> Tensor:
     A constant channel leaves rounding noise: measured against the channel's own size, so that noise stays nothing.
     """
     least = mean.abs() * (1e-5 * count**0.5) + torch.finfo(mean.dtype).tiny ** 0.5
-    return torch.maximum(squares.sqrt(), least)
+    return torch.maximum(squares, least.square()).sqrt()  # in this order, for the gradient of a constant channel
 
 
 def attention_weights(relation: Tensor) -> Tensor:
@@ -179,7 +179,8 @@ class ChannelGate(nn.Module):
                 f"relation must be (N, {self.channels}, {self.channels}), got shape {tuple(relation.shape)}"
             )
         # Entries of A are near 1 / C: times C they reach the MLP near 1, whatever C.
-        logits = self.mlp(relation.transpose(1, 2) * self.channels).squeeze(-1)
+        scaled = relation.transpose(1, 2).to(cast(nn.Linear, self.mlp[0]).weight.dtype) * self.channels
+        logits = self.mlp(scaled).squeeze(-1)
         return 2 * cast(Tensor, logits).sigmoid()
 
 

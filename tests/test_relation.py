@@ -239,3 +239,20 @@ def test_what_is_kept_is_never_fake() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         channel_relation(feat, deeper)
     assert type(channel_relation(feat, deeper)) is torch.Tensor
+
+
+def test_the_gradient_of_constant_channels_is_finite() -> None:
+    feat, deeper = torch.randn(1, 4, 6, 6), torch.randn(1, 4, 3, 3)
+    feat[:, 1], feat[:, 2], deeper[:, 0], deeper[:, 3] = 3.0, 0.0, 0.0, 7.0
+    maps = [feat.requires_grad_(), deeper.requires_grad_()]
+    relation = channel_relation(*maps)
+    for gradient in torch.autograd.grad((relation * torch.randn(4, 4)).sum(), maps):
+        assert gradient.isfinite().all()
+        assert gradient.abs().max() > 0
+
+
+def test_a_gate_takes_relations_of_any_precision() -> None:
+    gate = ChannelGate(4)
+    torch.nn.init.normal_(gate.mlp[-1].weight)
+    relation = channel_relation(torch.randn(2, 4, 6, 6))
+    torch.testing.assert_close(gate(relation.double()), gate(relation))
