@@ -6,8 +6,9 @@ on an accelerator. Operations that start several kernels count once all the same
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from loss_speed import CHANNELS, freekd, pyramid, step
@@ -40,7 +41,8 @@ def count(call: Callable[[], None]) -> int:
     return mode.launches
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args(arguments)
     haar_distance.TILE = relation.TILE = 2**40
     students, teachers = (pyramid(True) for _ in "st")
     for student in students:

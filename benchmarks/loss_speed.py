@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from measure import device, interleave, keep_memory, peak_bytes, save
 from released import PlainFreeKD
 from torch import Tensor, nn
@@ -61,6 +62,8 @@ def rows() -> dict[str, Callable[[], None]]:
         "released form, T = 2": step(PlainFreeKD(CHANNELS, 5, 2).to(device()), *plain),
         "MSE": step(MSELoss(), *last),
         "MSE, compiled": step(torch.compile(MSELoss()), *last),
+        "MSE, contiguous": step(MSELoss(), *plain),
+        "F.mse_loss": step(lambda ours, theirs: sum(F.mse_loss(s, t) for s, t in zip(ours, theirs)), *last),
         "official, T = 6": step(freekd(6, "official"), *last),
         "official, T = 2": step(freekd(2, "official"), *last),
         "official, T = 6, compiled": step(freekd(6, "official", compiled=True), *last),
@@ -73,6 +76,7 @@ def rows() -> dict[str, Callable[[], None]]:
         "paper, T = 2": step(freekd(2, "paper"), *last),
         "paper, T = 6": step(freekd(6, "paper"), *last),
         "paper, T = 2, compiled": step(freekd(2, "paper", compiled=True), *last),
+        "paper, T = 2, contiguous": step(freekd(2, "paper"), *plain),
         "PKD": step(PKDLoss(), *last),
         "CWD": step(lambda ours, theirs: sum(wide(s, t) for s, t in zip(ours, theirs)), *last),
         "AT": step(ATLoss(), *last),

@@ -90,21 +90,23 @@ def run_config(task: str, term: str, share: float, seed: int, root: Path) -> Con
     return config
 
 
-def measure(task: str, term: str, share: float, seed: int, root: Path) -> dict[str, Any]:
-    """Train one student and return what it scores on the held-out part."""
-    runner = train(run_config(task, term, share, seed, root))
+def train_student(task: str, config: Config) -> dict[str, Any]:
+    """Train and return metric, mean share of the gradient and seconds."""
+    runner = train(config)
     scalars = runner.message_hub.log_scalars
     names = (f"train/share/{name}" for name in ("loss_mse", "loss_freekd", "loss_logit"))
     shares = [scalars[name] for name in names if name in scalars]
     return dict(
-        task=task,
-        term=term,
-        share=share,
-        seed=seed,
         metric=float(runner.message_hub.get_scalar(f"val/{METRIC[task]}").current()),
         mean_share=float(shares[0].data[0].mean()) if shares else None,
         seconds=float(runner.message_hub.runtime_info[SECONDS]),
     )
+
+
+def measure(task: str, term: str, share: float, seed: int, root: Path) -> dict[str, Any]:
+    """Train one student and return what it scores on the held-out part."""
+    found = train_student(task, run_config(task, term, share, seed, root))
+    return dict(task=task, term=term, share=share, seed=seed, **found)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

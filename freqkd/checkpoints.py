@@ -6,7 +6,8 @@ import hashlib
 import os
 import pickle
 import tempfile
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ import torch
 from torch import Tensor, nn
 
 EXTRA_PREFIX = "distiller."
+# What a network may lack or have too much of and still be the one that was trained: counters of older torch versions, the
+# normalisation that older versions of mmengine stored, and the averages that mmdet 2 kept beside the weights.
+_COUNTER = "num_batches_tracked"
+_NORMALIZATION = "data_preprocessor."
+_AVERAGES = "ema_"
 
 
 class CheckpointError(ValueError):
@@ -113,27 +119,108 @@ def load_strict(model: nn.Module, weights: Mapping[str, Tensor], source: str) ->
         CheckpointError: keys or shapes differ; the message lists the first of them.
     """
     own = model.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    missing = sorted(set(own) - set(weights) - counters)
-    unexpected = sorted(set(weights) - set(own))
-    reshaped = sorted(key for key in set(own) & set(weights) if own[key].shape != weights[key].shape)
-    faults = []
-    if missing:
-        faults.append(f"{len(missing)} missing, first {missing[:3]}")
-    if unexpected:
-        faults.append(f"{len(unexpected)} unknown, first {unexpected[:3]}")
-    if reshaped:
-        key = reshaped[0]
-        faults.append(
-            f"{len(reshaped)} of another shape, first {key}: {tuple(weights[key].shape)} in the file, "
-            f"{tuple(own[key].shape)} in the model"
-        )
+    counters = {key for key in own if key.endswith(_COUNTER)}
+    faults = _describe(
+        [key for key in own if key not in weights and key not in counters],
+        [key for key in weights if key not in own],
+        _reshaped(own, weights),
+    )
     if faults:
         raise CheckpointError(
             f"checkpoint {source} is not of this architecture ({type(model).__name__}): {'; '.join(faults)}; "
             "name the config that it was trained with"
         )
     model.load_state_dict({**{key: own[key] for key in counters}, **weights}, strict=True)
+
+
+def _reshaped(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """Word the tensors of equal name that differ in shape."""
+    return [
+        f"{key}: {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model"
+        for key in sorted(set(own) & set(weights))
+        if own[key].shape != weights[key].shape
+    ]
+
+
+def _describe(missing: list[str], unknown: list[str], reshaped: list[str]) -> list[str]:
+    faults = []
+    if missing:
+        faults.append(f"{len(missing)} missing, first {sorted(missing)[:3]}")
+    if unknown:
+        faults.append(f"{len(unknown)} unknown, first {sorted(unknown)[:3]}")
+    if reshaped:
+        faults.append(f"{len(reshaped)} of another shape, first {reshaped[0]}")
+    return faults
+
+
+def check_fit(network: nn.Module, checkpoint: Mapping[str, Any], source: str, config: str) -> None:
+    """Check that a checkpoint is one of this network: MMEngine loads what it finds and only warns about the rest.
+
+    Args:
+        network: what the config describes; its weights may change.
+        checkpoint: what `read_checkpoint` returned; what a distillation keeps beside the student does not count.
+        source: the checkpoint, as the message names it.
+        config: the config, likewise.
+
+    Raises:
+        CheckpointError: keys or shapes differ; the message lists the first of them.
+    """
+    weights, own = weights_of(checkpoint), network.state_dict()
+    faults = _describe(*_uncommon(set(own) - set(weights), set(weights) - set(own)), _reshaped(own, weights))
+    if not faults or _is_renamed(network, weights, checkpoint):
+        return
+    raise CheckpointError(
+        f"checkpoint {source} does not fit the {type(network).__name__} of {config}: {'; '.join(faults)}; name the config "
+        "that it was trained with, or a checkpoint of a training with this config"
+    )
+
+
+def _uncommon(missing: Iterable[str], unknown: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Leave out keys that change nothing."""
+    return (
+        [key for key in missing if not key.endswith(_COUNTER) and not key.startswith(_NORMALIZATION)],
+        [key for key in unknown if not key.startswith((_NORMALIZATION, _AVERAGES))],
+    )
+
+
+def _is_renamed(network: nn.Module, weights: Mapping[str, Tensor], checkpoint: Mapping[str, Any]) -> bool:
+    """Whether the network loads these keys all the same: some modules know what older versions of them were called."""
+    state: Any = OrderedDict(weights)
+    # The versions of the modules that wrote it, by which they tell.
+    state._metadata = getattr(checkpoint.get("state_dict", checkpoint), "_metadata", OrderedDict())
+    try:
+        return not any(_uncommon(*network.load_state_dict(state, strict=False)))
+    except Exception:  # whatever a module makes of keys that are not its own
+        return False
+
+
+def check_inheritable(path: str, part: nn.Module, source: nn.Module, is_folded: bool = False) -> None:
+    """Check that a part of the student can start from the teacher's weights.
+
+    Args:
+        path: where both stand, an entry of `inherit`.
+        part: the student's.
+        source: the teacher's.
+        is_folded: whether the teacher's batch norms have become part of its convolutions.
+
+    Raises:
+        ValueError: keys or shapes differ; the message lists the first of them.
+    """
+    own, taught = ({key: tuple(value.shape) for key, value in one.state_dict().items()} for one in (part, source))
+    differing = [key for key in {**own, **taught} if own.get(key) != taught.get(key)]
+    if not differing:
+        return
+    first = "; ".join(
+        f"{key}: {own.get(key, 'nothing')} in the student, {taught.get(key, 'nothing')} in the teacher"
+        for key in differing[:3]
+    )
+    cure = f"take {path!r} out of inherit, or name a student whose {path!r} has the shapes of the teacher's"
+    if is_folded:
+        cure = f"leave out teacher.fuse_norm, which folds norms away, or {cure}"
+    raise ValueError(
+        f"inherit: {path!r} must have equal shapes in student and teacher, got {len(differing)} that differ, first {first}; "
+        f"{cure}"
+    )
 
 
 def check_resumable(model: nn.Module, state: Mapping[str, Any]) -> None:
@@ -163,7 +250,7 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
     """
     digest = hashlib.sha256()
     for key in sorted(weights):
-        if key.endswith("num_batches_tracked"):
+        if key.endswith(_COUNTER):
             continue
         tensor = weights[key].detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{key}{tuple(tensor.shape)}".encode())

@@ -9,6 +9,7 @@ import os.path as osp
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
@@ -28,7 +29,29 @@ from freqkd.preflight import (
     find_fixed_views,
 )
 
+LAUNCHERS = {  # the program that starts the processes, and what MMEngine reads of its variables
+    "pytorch": ("torchrun", ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")),
+    "slurm": ("srun", ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST")),
+    "mpi": ("mpirun", ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE")),
+}
 USER_ERRORS = (ValueError, TypeError, CheckpointError, FileNotFoundError, PermissionError, KeyError, ImportError)
+
+
+class KeyValueAction(DictAction):
+    """MMEngine's `--cfg-options`, which says what it takes."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Note the changes.
+
+        Raises:
+            ValueError: an entry is no key=value.
+        """
+        for word in values:
+            if not word.partition("=")[0] or "=" not in word:
+                raise ValueError(
+                    f"{option_string} takes key=value, e.g. model.terms.loss_freekd.weight=2.0, got {word!r}"
+                )
+        super().__call__(parser, namespace, values, option_string)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +60,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=KeyValueAction,
         help="changes to the config: key=value, lists as key=[a,b] or key=a,b, nested keys as a.b.c=value",
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
@@ -47,8 +70,23 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_launcher(launcher: str) -> None:
+    """Raise ValueError where the launcher's own variables, which name a process, are not there.
+
+    >>> check_launcher("none")
+    """
+    program, wanted = LAUNCHERS.get(launcher, ("", ()))
+    lacking = [name for name in wanted if name not in os.environ]
+    if lacking:
+        raise ValueError(
+            f"--launcher {launcher} must be started by {program}, which sets {', '.join(wanted)}: {', '.join(lacking)} "
+            f"{'is' if len(lacking) == 1 else 'are'} not set; for one process leave --launcher out"
+        )
+
+
 def load_run_config(options: argparse.Namespace) -> Config:
     """Read the config a tool was called with and apply its options."""
+    check_launcher(options.launcher)
     os.environ.setdefault("LOCAL_RANK", str(options.local_rank))
     config = read_config(options.config)
     if options.cfg_options:

@@ -6,12 +6,14 @@ import copy
 import os
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from torch import nn
 
-from freqkd.checkpoints import read_checkpoint, weights_of, write_atomic
+from freqkd.checkpoints import check_fit, read_checkpoint, weights_of, write_atomic
 
 _OURS = "freqkd."
 
@@ -80,9 +82,16 @@ def export_student(config: Config, checkpoint: str, out_dir: str, half: bool = F
         trust: read checkpoints that need arbitrary unpickling.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read.
+        ValueError: the config is of no student, as one of a prompt stage is.
+        CheckpointError: the checkpoint cannot be read, or is of another network.
     """
+    if _is_ours(config.model) and not is_distillation(config):
+        raise ValueError(
+            f"the config of an export must be a distillation's or the student's own, got model.type={config.model.type!r}, "
+            "which has no student; name the config of a distillation and its checkpoint"
+        )
     loaded = read_checkpoint(checkpoint, trust)
+    check_weights(config, loaded, checkpoint)
     weights = weights_of(loaded)
     if half:
         weights = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
@@ -95,12 +104,30 @@ def export_student(config: Config, checkpoint: str, out_dir: str, half: bool = F
     return folder / "student.pth"
 
 
-def count_parameters(config: Config) -> int:
-    """Count the parameters of the network that a config's student, or model, describes."""
+def _build(config: Config) -> nn.Module:
+    """Build the network that a config's student, or model, describes; its weights are left to whoever loads them."""
     from freqkd.distillers.teacher import build_network, forked_randomness
 
     model = config.model.student if is_distillation(config) else config.model
     with forked_randomness(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mmseg's heads have words about their losses, which nobody asked for here
-        network = build_network(model, config.get("default_scope"))
-    return sum(parameter.numel() for parameter in network.parameters())
+        return build_network(model, config.get("default_scope"))
+
+
+def check_weights(config: Config, loaded: Mapping[str, Any], source: str) -> None:
+    """Check that a checkpoint is one of the network that a config's student, or model, describes.
+
+    Args:
+        config: the distillation's config, or a network's own.
+        loaded: what `read_checkpoint` returned.
+        source: where from, as the message names it.
+
+    Raises:
+        CheckpointError: keys or shapes differ; the message lists the first of them.
+    """
+    check_fit(_build(config), loaded, source, f"the config {config.filename}" if config.filename else "the config")
+
+
+def count_parameters(config: Config) -> int:
+    """Count the parameters of the network that a config's student, or model, describes."""
+    return sum(parameter.numel() for parameter in _build(config).parameters())

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
 from freqkd.checkpoints import CheckpointError, check_resumable, read_checkpoint
+from freqkd.distillers.distiller import Distiller
+from freqkd.distillers.manifest import read_manifest
 from freqkd.distillers.teacher import forked_randomness
 
 LARGE = 50_000_000  # bytes; an annotation file of this size is not empty, and reading it twice takes long
@@ -148,7 +151,7 @@ def check_model(config: Config, resumed: Mapping[str, Any] | None = None) -> Non
 
     Raises:
         ValueError: an unknown tap or argument, features that do not fit, a term with a wrong name.
-        CheckpointError: teacher, prompts or `resumed` cannot be used.
+        CheckpointError: teacher, prompts, `resumed` or the teacher's cache cannot be used.
     """
     scope = config.get("default_scope")
     with forked_randomness(), DefaultScope.overwrite_default_scope(scope), torch.random.fork_rng(devices=[]):
@@ -160,8 +163,19 @@ def check_model(config: Config, resumed: Mapping[str, Any] | None = None) -> Non
             check_resumable(model, resumed["state_dict"])
         if hasattr(model, "rehearse"):
             model.rehearse()
+        _check_manifest(model, config)
         if resumed is not None:
             _try_loading(model, resumed["state_dict"])
+
+
+def _check_manifest(model: Any, config: Config) -> None:
+    """Compare what the teacher's cache was made for with this run; only where there is one are the views built for it."""
+    cache, views = getattr(getattr(model, "teacher", None), "cache", None), find_fixed_views(config)
+    if cache is None or views is None or read_manifest(cache.dir) is None:
+        return
+    paths = model._teacher_paths() if isinstance(model, Distiller) else [model.tap]
+    source = DATASETS.build(copy.deepcopy(views)).source
+    cache.check(model.teacher, source, paths, model.data_preprocessor)
 
 
 def _try_loading(model: nn.Module, state: Mapping[str, Any]) -> None:
@@ -195,10 +209,11 @@ def find_fixed_views(config: Config) -> Mapping[str, Any] | None:
 
 
 def check_cache(config: Config) -> None:
-    """Check that a cached teacher will meet fixed views, and that its folder can be written.
+    """Check that a cached teacher will meet fixed views, and that its folder can be written and has no damaged manifest.
 
     Raises:
         ValueError: the training data is not wrapped in `freqkd.FixedViews`, or has another number of views.
+        CheckpointError: the folder's manifest is damaged, or maps lie there without one.
     """
     cache = (config.get("model", {}).get("teacher") or {}).get("cache")
     if not cache:
@@ -216,6 +231,7 @@ def check_cache(config: Config) -> None:
         )
     if cache.get("dir"):
         _check_writable("teacher.cache.dir", cache["dir"], "teacher.cache.dir")
+        read_manifest(Path(cache["dir"]))
 
 
 def _check_writable(what: str, path: str, option: str) -> None:

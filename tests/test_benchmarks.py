@@ -17,7 +17,7 @@ def module(monkeypatch):
     """Return `module(name)`: a file of benchmarks/."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     yield importlib.import_module
-    for name in ("measure", "released", "report"):
+    for name in ("measure", "released", "report", "report_students", "report_tables"):
         sys.modules.pop(name, None)
 
 

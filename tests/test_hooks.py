@@ -9,6 +9,7 @@ from mmengine.logging import MessageHub
 from torch import nn
 
 from freqkd.checkpoints import CheckpointError, read_checkpoint
+from freqkd.distillers.prompt_tuner import PromptTuner
 from freqkd.hooks.guards import ResumeGuard
 from freqkd.hooks.masks import MaskHook
 from freqkd.hooks.memory_format import ChannelsLastHook
@@ -49,6 +50,13 @@ def test_masks_need_a_positive_interval():
         MaskHook(interval=0)
 
 
+@pytest.mark.parametrize(("level", "words"), [(4, "from 0 to 3, .*prompts has 4.*, got 4"), (-1, "at least 0, got -1")])
+def test_a_level_that_has_no_prompts_is_an_error_before_the_first_step(level, words):
+    tuner = PromptTuner(dict(config="x.py", checkpoint="x.pth"), dict(channels=4, num_levels=4))
+    with pytest.raises(ValueError, match=f"level must be {words}"):
+        MaskHook(level=level).before_train(SimpleNamespace(model=tuner))
+
+
 def test_the_prompt_file_holds_what_was_trained_and_names_the_teacher(stages, trained):
     written = read_checkpoint(stages / "first" / "mine.pth")
     last = read_checkpoint(stages / "first" / "iter_3.pth")["state_dict"]
@@ -56,7 +64,8 @@ def test_the_prompt_file_holds_what_was_trained_and_names_the_teacher(stages, tr
     assert all(torch.equal(written["state_dict"][key], value) for key, value in last.items())
     other = read_checkpoint(trained("segmentation").prompts)["state_dict"]["teacher_hash"]
     assert torch.equal(written["state_dict"]["teacher_hash"], other)
-    assert written["meta"] == dict(teacher="data/teachers/road-scenes_semantic-fpn-r18w48.pth", tap="neck")
+    use = dict(tap="neck", levels=[0, 1, 2, 3], wavelet="haar", bands="subband", level=3)
+    assert written["meta"] == dict(teacher="data/teachers/road-scenes_semantic-fpn-r18w48.pth", **use)
     assert (stages / "first" / "mine.pth").stat().st_size < 300_000
 
 
@@ -76,6 +85,17 @@ def test_statistics_are_taken_before_and_after(stages):
     line = next(line for line in log.splitlines() if "Masks after the prompt stage" in line)
     after = float(line.split("overlap ")[1].split(",")[0])
     assert after < before["overlap"]
+
+
+def test_statistics_without_validation_data_are_left_out_with_one_warning(fresh, tmp_path, tool, tiny_config, capfd):
+    more = "custom_hooks = [dict(type='freqkd.PromptStatisticsHook')]\nval_cfg = val_dataloader = val_evaluator = None"
+    config = tiny_config(tmp_path / "config.py", "segmentation", "prompts", more, iterations=1)
+    text = config.read_text().replace("val_dataloader = dict(batch_size=2, dataset=dict(indices=2))\n", "")
+    config.write_text(text)
+    assert tool("train", config, "--work-dir", tmp_path / "run") == 0
+    log = next((tmp_path / "run").rglob("*.log")).read_text()
+    assert log.count("PromptStatisticsHook measures nothing: it needs val_dataloader") == 1
+    assert "Masks after" not in log
 
 
 class Prompted(nn.Module):

@@ -32,6 +32,12 @@ def test_one_level_can_be_chosen(tool, trained, tmp_path):
         ("prompts_config", (), "--prompts is needed with the config of a prompt stage"),
         ("prompts_config", ("--prompts", "nowhere.pth"), "prompt checkpoint not found: nowhere.pth"),
         ("config", ("--num", 0), "--num must be at least 1, got 0"),
+        (
+            "config",
+            ("--level", 9),
+            "--level must be from 0 to 2, a pyramid level with prompts (loss_freekd has 3), got 9",
+        ),
+        ("config", ("--level", -1), "--level must be from 0 to 2"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(tool, trained, tmp_path, capsys, kind, arguments, words):
@@ -39,6 +45,14 @@ def test_what_cannot_be_drawn_is_said(tool, trained, tmp_path, capsys, kind, arg
     assert tool("visualize_masks", getattr(run, kind), "--out-dir", tmp_path / "out", *arguments) == 1
     assert f"error: {words}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_prompts_of_another_use_are_not_drawn(tool, trained, tmp_path, capsys):
+    run = trained("detection")
+    other = ("--cfg-options", "model.levels=[2,1,0]")
+    arguments = (run.prompts_config, "--prompts", run.prompts, "--out-dir", tmp_path / "out", *other)
+    assert tool("visualize_masks", *arguments) == 1
+    assert "was trained with levels=[0, 1, 2], but is used with levels=[2, 1, 0]" in capsys.readouterr().err
 
 
 def test_a_plain_network_has_no_prompts(tool, tiny_config, tmp_path, capsys):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from freqkd.checkpoints import read_checkpoint
 from freqkd.cli import add_run_arguments, build_runner, load_run_config, run_tool
-from freqkd.export import is_distillation, student_config
+from freqkd.export import check_weights, is_distillation, student_config
 from freqkd.preflight import check_data
 
 
@@ -24,8 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_run_arguments(parser)
     options = parser.parse_args(arguments)
     config = load_run_config(options)
-    read_checkpoint(options.checkpoint, options.trust_checkpoint)
+    loaded = read_checkpoint(options.checkpoint, options.trust_checkpoint)
     check_data(config, ("test",))
+    check_weights(config, loaded, options.checkpoint)
+    del loaded
     if is_distillation(config):
         work_dir, launcher = config.work_dir, config.launcher
         config = student_config(config)

@@ -14,8 +14,9 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from freqkd.checkpoints import load_strict
 from freqkd.cli import add_run_arguments, load_run_config, run_tool
 from freqkd.distillers.masks import mask_pictures, prompted_terms
+from freqkd.distillers.prompt_files import TEACHER_HASH, read_prompts
 from freqkd.distillers.prompt_tuner import PromptTuner
-from freqkd.distillers.terms import TEACHER_HASH, read_prompts
+from freqkd.hooks.masks import check_level
 from freqkd.plotting import save_png
 from freqkd.preflight import check_data
 
@@ -42,11 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     term.prompts = options.prompts
         model = MODELS.build(config.model).eval()
         prompted_terms(model)
+        if options.level is not None:
+            check_level("--level", options.level, model)
         model.prepare()
         if isinstance(model, PromptTuner):
             if not options.prompts:
                 raise ValueError("--prompts is needed with the config of a prompt stage: name the prompts.pth it wrote")
-            state = read_prompts(options.prompts, model.teacher)
+            state = read_prompts(options.prompts, model.teacher, model.prompt_use)
             load_strict(model, {**state, TEACHER_HASH: model.teacher_hash}, options.prompts)
         dataset = DATASETS.build(copy.deepcopy(config.val_dataloader.dataset))
         for index in range(min(options.num, len(dataset))):

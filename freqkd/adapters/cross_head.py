@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqkd.adapters.dense import count_boxes, unfold_anchors
+from freqkd.adapters.dense import check_activation, count_boxes, unfold_anchors
 from freqkd.adapters.distribution import Targets, assign_targets
 from freqkd.checks import check_at_least
 from freqkd.distillers.batch import Batch
@@ -104,6 +104,10 @@ class CrossHead:
             )
         self.index, self.cls, self.reg = int(index), cls, reg
         self.centerness, self.num_classes = centerness, num_classes
+
+    def check_head(self, network: nn.Module, path: str, loss: nn.Module, owner: str) -> None:
+        """Check that a logit loss is for a network's `bbox_head`; see `check_activation`."""
+        check_activation(getattr(network, "bbox_head", None), loss, owner)
 
     def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return the loss's arguments for the neck's maps of both networks."""

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
-from torch import Tensor
+from torch import Tensor, nn
 
 from freqkd.checks import check_at_least, check_choice
 from freqkd.distillers.batch import Batch
+from freqkd.losses.divergence import DIVERGENCES
 
 NORMALIZER_CHOICES = ("samples", "boxes")
 
@@ -49,7 +50,8 @@ class DenseLogits:
             weight neither matters.
 
     Raises:
-        ValueError: an argument out of range; on use, channels that are no multiple of `num_classes`.
+        ValueError: an argument out of range; a loss for the other kind of head; on use, channels that are no multiple of
+            `num_classes`.
 
     Config::
 
@@ -68,12 +70,54 @@ class DenseLogits:
         check_choice("normalizer", normalizer, NORMALIZER_CHOICES)
         self.num_classes, self.normalizer = num_classes, normalizer
 
+    def check_head(self, network: nn.Module, path: str, loss: nn.Module, owner: str) -> None:
+        """Check that the loss is for the tapped head of a network; see `check_activation`."""
+        check_activation(find_head(network, path), loss, owner)
+
     def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return `student` and `teacher`: the levels' logits (N, C, A, H, W); and `avg_factor` where boxes divide."""
         ours = [unfold_anchors(level, self.num_classes) for level in student]
         theirs = [unfold_anchors(level, self.num_classes) for level in teacher]
         found: dict[str, Any] = dict(student=ours, teacher=theirs)
         return {**found, "avg_factor": count_boxes(batch)} if self.normalizer == "boxes" else found
+
+
+def check_activation(head: Any, loss: Any, owner: str) -> None:
+    """Check that a logit loss is for a head's kind of classes: independent ones (sigmoid) or one of all (softmax).
+
+    Args:
+        head: whose class loss says `use_sigmoid`; one that does not is not checked.
+        loss: whose `activation` is compared; one without is not checked.
+        owner: whose head it is, for the message.
+
+    Raises:
+        ValueError: they differ.
+    """
+    given = getattr(loss, "activation", None)
+    found = getattr(head, "use_sigmoid_cls", getattr(getattr(head, "loss_cls", None), "use_sigmoid", None))
+    wanted = "sigmoid" if found else "softmax"
+    if found is None or given not in ("softmax", "sigmoid") or given == wanted:
+        return
+    words = [word for word, kind in DIVERGENCES.items() if wanted in kind.activations]
+    raise ValueError(
+        f"the loss's activation must be {wanted!r}, as the {owner}'s {type(head).__name__} has use_sigmoid={bool(found)}, "
+        f"got {given!r}; set activation={wanted!r}, with a divergence for it: {', '.join(words)}"
+    )
+
+
+def find_head(network: nn.Module, path: str) -> nn.Module | None:
+    """Return the outermost module on a tap's path that has a class loss, None without one.
+
+    >>> head = nn.ModuleDict(dict(loss_cls=nn.Identity(), conv=nn.Identity()))
+    >>> find_head(nn.ModuleDict(dict(bbox_head=head)), "bbox_head.conv") is head
+    True
+    """
+    parts = path.split(".")
+    for length in range(1, len(parts) + 1):
+        module = network.get_submodule(".".join(parts[:length]))
+        if hasattr(module, "loss_cls") or hasattr(module, "use_sigmoid_cls"):
+            return module
+    return None
 
 
 def count_boxes(batch: Batch) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from freqkd.adapters.dense import check_activation
 from freqkd.checks import check_at_least
 from freqkd.distillers.batch import Batch
 from freqkd.taps import find_module
@@ -49,6 +50,10 @@ class ProposalLogits:
         self._extractor, self._head = f"roi_head.bbox_roi_extractor{end}", f"roi_head.bbox_head{end}"
         self.student_taps: tuple[str, ...] = (self._head,)
         self.student_inputs: tuple[str, ...] = (self._extractor, f"{self._head}.loss_cls")
+
+    def check_head(self, network: nn.Module, path: str, loss: nn.Module, owner: str) -> None:
+        """Check that the loss is for a network's box head; see `check_activation`."""
+        check_activation(dict(network.named_modules()).get(self._head), loss, owner)
 
     def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return `student` and `teacher` logits (R, C + 1) and `target` (R,)."""

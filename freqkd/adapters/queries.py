@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from freqkd.adapters.dense import check_activation
 from freqkd.checks import check_at_least, check_choice, upcast
 from freqkd.distillers.batch import Batch
 
@@ -64,7 +65,8 @@ class QueryLogits:
             object), for divergences that read labels; costs another assignment.
 
     Raises:
-        ValueError: an argument out of range; on use, heads of another kind, or unequal numbers under `identity`.
+        ValueError: an argument out of range; a loss for the other kind of head; on use, heads of another family, or
+            unequal numbers under `identity`.
         ImportError: on use, scipy is missing.
 
     Config::
@@ -97,6 +99,20 @@ class QueryLogits:
             check_at_least(name, value, 0)
         self.matching, self.layers, self.target = matching, int(layers), target
 
+    def check_head(self, network: nn.Module, path: str, loss: nn.Module, owner: str) -> None:
+        """Check that a teacher has a transformer, and that the loss is for a network's head; see `check_activation`."""
+        if owner == "teacher":
+            self._check_family(network)
+        check_activation(getattr(network, HEAD, None), loss, owner)
+
+    @staticmethod
+    def _check_family(teacher: Any) -> None:
+        if not hasattr(teacher, "forward_transformer"):
+            raise ValueError(
+                f"the teacher must be of mmdet's DETR family, with a transformer before its head, got "
+                f"{type(teacher).__name__}; other heads have adapters of their own"
+            )
+
     def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return `student` and `teacher` rows (R, C) of all pairs, and `target` (R,) where asked."""
         head: Any = batch.student.bbox_head
@@ -126,11 +142,7 @@ class QueryLogits:
     def ask(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the teacher's class scores and boxes, with its own queries."""
         model = batch.teacher.model
-        if not hasattr(model, "forward_transformer"):
-            raise ValueError(
-                f"the teacher must be of mmdet's DETR family, with a transformer before its head, got "
-                f"{type(model).__name__}; other heads have adapters of their own"
-            )
+        self._check_family(model)
         model.eval()  # in training it would add denoising queries
         answer = model.bbox_head(**model.forward_transformer(batch.teacher_feats(), batch.data_samples))
         return self._outputs(list(answer), model, "teacher")

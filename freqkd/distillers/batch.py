@@ -54,7 +54,8 @@ class Adapter(Protocol):
         teacher_taps: paths tapped in the teacher beside the term's own.
         asks_teacher: True where the adapter runs the teacher itself, so that nothing is tapped there for it.
 
-    An adapter may also have `student_inputs`, paths of the student whose calls' arguments it finds in `batch.fed`.
+    An adapter may also have `student_inputs`, paths of the student whose calls' arguments it finds in `batch.fed`, and
+    `check_head(network, path, loss, owner)`, which raises ValueError where the loss is not for a network's head.
     """
 
     student_taps: tuple[str, ...]

@@ -148,6 +148,18 @@ class TeacherCache:
             found: Maps = teacher.extract(images, samples, sorted(paths))
         return found
 
+    def check(self, teacher: Any, source: Source, paths: Sequence[str], preprocessor: nn.Module) -> dict[str, Any]:
+        """Return what this run needs its cache to be made for; arguments as in `recall`, with where the views come from.
+
+        Raises:
+            CheckpointError: the folder was made for something else, or its manifest is damaged.
+        """
+        key = make_key(teacher, paths, source, preprocessor)
+        manifest = read_manifest(self.dir)
+        if manifest is not None:
+            check_manifest(self.dir, manifest, key)
+        return key
+
     def has(self, index: int, view: int) -> bool:
         """Whether a view is stored, whole; whether it is the right one shows when it is read."""
         return read_entry(entry_path(self.dir, index, view)) is not None
@@ -178,10 +190,7 @@ class TeacherCache:
             )
         if self._admitted == sorted(paths):
             return False
-        self._key = make_key(teacher, paths, views[0].source, preprocessor)
-        manifest = read_manifest(self.dir)
-        if manifest is not None:
-            check_manifest(self.dir, manifest, self._key)
+        self._key = self.check(teacher, views[0].source, paths, preprocessor)
         return True
 
     def _admit(self, bytes_each: int, source: Source) -> None:

@@ -14,9 +14,10 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from freqkd.checkpoints import load_strict
+from freqkd.checkpoints import check_inheritable, load_strict
 from freqkd.distillers.batch import Batch
 from freqkd.distillers.keys import STUDENT, from_student_keys, to_student_keys
+from freqkd.distillers.options import check_options, check_type, make
 from freqkd.distillers.schedules import TermSchedule
 from freqkd.distillers.teacher import (
     Teacher,
@@ -43,14 +44,16 @@ class Distiller(BaseModel):
         student: config of the student network.
         teacher: `dict(config=..., checkpoint=...)`, see `Teacher`.
         terms: `{name: DistillTerm or its config}`; names start with `loss_`.
-        inherit: paths of student modules that start from the teacher's weights, e.g. `("neck", "bbox_head")`.
+        inherit: paths of student modules that start from the teacher's weights, e.g. `("neck", "bbox_head")`; their shapes
+            must be equal.
         task_schedule: arguments of `TermSchedule` for the student's own losses, for methods whose first phase has none;
             None: always.
         monitor: every so many iterations, each term's share of the task's gradient, its weight and its gradient norm go to
             the log, at the price of one more backward pass to the tap; 0: never.
 
     Raises:
-        ValueError: a term's name or path is wrong; a tapped feature does not fit its term.
+        ValueError: a term's name or path is wrong; a tapped feature does not fit its term; what is to be inherited has
+            another shape.
         CheckpointError: the teacher or the prompts cannot be loaded, on `init_weights` or the first loss.
     """
 
@@ -80,13 +83,12 @@ class Distiller(BaseModel):
         # The terms' own weights must cost the student no random number: alone or distilled, it starts the same.
         with forked_randomness():
             self.distiller = nn.ModuleDict({name: self._build_term(name, term) for name, term in terms.items()})
-        for term in self.terms.values():
-            for path in (*term.student_paths, *term.student_inputs):
-                find_module(self.student, path)
+        for name, term in self.terms.items():
+            term.check_network(name, "student", self.student)
         for path in inherit:
             find_module(self.student, path)
         self.inherit = tuple(inherit)
-        self.task_schedule = TermSchedule(**task_schedule) if task_schedule is not None else None
+        self.task_schedule = make("task_schedule", TermSchedule, task_schedule)
         self.monitor = int(monitor)
         self._prepared = False
         self._iteration = 0
@@ -102,8 +104,12 @@ class Distiller(BaseModel):
         if isinstance(term, DistillTerm):
             return term
         options = dict(term)
-        options.pop("type", None)
-        return DistillTerm(**options)
+        check_type(f"terms.{name}.type", options.pop("type", None), DistillTerm, "its loss= says what the term does")
+        check_options(f"terms.{name}", DistillTerm, options)
+        try:
+            return DistillTerm(**options)
+        except ValueError as error:
+            raise ValueError(f"terms.{name}: {error}") from None
 
     @property
     def terms(self) -> dict[str, DistillTerm]:
@@ -146,10 +152,12 @@ class Distiller(BaseModel):
             return
         self.teacher.to(next(self.student.parameters()).device)
         self.teacher.acceleration.check_paths(self._teacher_paths())
-        for term in self.terms.values():
-            for path in term.teacher_paths:
-                find_module(self.teacher.model, path)
+        for name, term in self.terms.items():
+            term.check_network(name, "teacher", self.teacher.model)
             term.prepare(self.teacher)
+        for path in self.inherit:
+            part, source = find_module(self.student, path), find_module(self.teacher.model, path)
+            check_inheritable(path, part, source, self.teacher.acceleration.fuse_norm)
         if self.teacher.cache is not None and not self._teacher_paths():
             raise ValueError(
                 "teacher.cache needs a term that taps the teacher, got terms that run it themselves; leave out teacher.cache"
@@ -169,7 +177,7 @@ class Distiller(BaseModel):
         was_training = self.student.training
         freeze_statistics(self.student.train())
         with torch.no_grad(), rehearsal(), FeatureTap(self.student, paths) as tap:
-            run_to(self.student, inputs, None, paths)
+            run_to(self.student, inputs, None, paths, as_in_training=True)
             batch, collect = self._teach(inputs, None, {path: tap.maps(path) for path in paths})
             collect()
             for name, term in self.terms.items():

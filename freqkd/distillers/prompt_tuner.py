@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from freqkd.checkpoints import CheckpointError
 from freqkd.checks import check_at_least
+from freqkd.distillers.options import check_options, check_type
+from freqkd.distillers.prompt_files import TEACHER_HASH, describe_use
 from freqkd.distillers.teacher import Teacher, build_teacher, rehearsal
-from freqkd.distillers.terms import TEACHER_HASH
 from freqkd.losses.frequency import FreeKDLoss
 from freqkd.prompts import FrequencyPrompt, mask_deviation
 from freqkd.relation import channel_relation
@@ -57,13 +58,18 @@ class PromptTuner(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=_PLACEHOLDER)
         check_at_least("overlap_weight", overlap_weight, 0)
-        options = {key: value for key, value in dict(loss).items() if key not in ("type", "loss_weight")}
+        options = dict(loss)
+        check_type("loss.type", options.pop("type", None), FreeKDLoss, "no other loss has prompts to train")
+        check_options("loss", FreeKDLoss, options)
+        options.pop("loss_weight", None)
         template = FreeKDLoss(**options)
         self.teacher = build_teacher(teacher)
         self.prompts = template.prompts.requires_grad_(True)
         self.gates = template.gates.requires_grad_(True)
         self.tap = tap
         self.levels = None if levels is None else tuple(levels)
+        if self.levels is not None and (not self.levels or min(self.levels) < 0):
+            raise ValueError(f"levels must be indices of tapped maps from 0 on, at least one, got {self.levels}")
         self.overlap_weight = overlap_weight
         self.register_buffer(TEACHER_HASH, torch.zeros(32, dtype=torch.uint8))
         self._prepared = False
@@ -73,6 +79,11 @@ class PromptTuner(BaseModel):
         """The teacher's preprocessor; the teacher is built when someone first asks for it."""
         self.prepare()
         return cast(nn.Module, self.teacher.model.data_preprocessor)
+
+    @property
+    def prompt_use(self) -> dict[str, Any]:
+        """What the prompts are trained for; it goes into their file."""
+        return describe_use(self.prompts, self.tap, self.levels)
 
     def _apply(self, fn: Any, recurse: bool = True) -> PromptTuner:
         self.teacher.apply(fn)
@@ -128,12 +139,7 @@ class PromptTuner(BaseModel):
 
     def edit(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the maps rebuilt from their masked bands; notes the overlap of the masks."""
-        levels = range(len(maps)) if self.levels is None else self.levels
-        if len(levels) != len(self.prompts) or max(levels, default=0) >= len(maps):
-            raise ValueError(
-                f"loss.num_levels must be the number of maps masked at {self.tap!r}, which gives {len(maps)} "
-                f"(levels={self.levels}), got {len(self.prompts)}"
-            )
+        levels = self._choose(maps)
         chosen = [maps[level] for level in levels]
         rebuilt, overlaps = list(maps), []
         for index, level in enumerate(levels):
@@ -147,6 +153,26 @@ class PromptTuner(BaseModel):
             overlaps.append(overlap)
         self._overlap = torch.stack(overlaps).mean()
         return rebuilt
+
+    def _choose(self, maps: Sequence[Tensor]) -> Sequence[int]:
+        """Return the levels that are masked, or say which argument does not fit the tapped maps."""
+        levels = range(len(maps)) if self.levels is None else self.levels
+        if max(levels, default=0) >= len(maps):
+            raise ValueError(f"levels must be below {len(maps)}, the number of maps of {self.tap!r}, got {self.levels}")
+        if len(levels) != len(self.prompts):
+            counted = f"maps of {self.tap!r}" if self.levels is None else f"levels={self.levels}"
+            raise ValueError(
+                f"loss.num_levels must be {len(levels)}, the number of {counted}, got {len(self.prompts)}; "
+                "change it, or name the maps that are masked: levels="
+            )
+        for level, part in zip(levels, self.prompts, strict=True):
+            prompt, feature = cast(FrequencyPrompt, part), maps[level]
+            if feature.dim() == 4 and feature.shape[1] != prompt.channels:
+                raise ValueError(
+                    f"loss.channels must be {feature.shape[1]}, as many as map {level} of {self.tap!r} has, got "
+                    f"{prompt.channels} channels"
+                )
+        return levels
 
     def remember(self, inputs: Tensor, data_samples: Any) -> None:
         """Fill the teacher's cache with a batch of fixed views, without training anything."""

@@ -26,6 +26,7 @@ from freqkd.distillers.preprocessing import describe, differ, renormalize
 from freqkd.taps import FeatureTap
 
 HEADS = ("decode_head", "auxiliary_head", "bbox_head", "rpn_head")
+_UNHOOKED = ("decode_head", "auxiliary_head")  # whose loss calls `forward`
 _DROPOUTS = ("DropPath", "DropBlock", "StochasticDepth")
 
 
@@ -94,11 +95,14 @@ def runs_on_features(model: Any, paths: Sequence[str]) -> bool:
     return roots <= {"backbone", "neck", *HEADS}
 
 
-def run_to(model: Any, inputs: Tensor, data_samples: Any, paths: Sequence[str]) -> None:
+def run_to(
+    model: Any, inputs: Tensor, data_samples: Any, paths: Sequence[str], *, as_in_training: bool = False
+) -> None:
     """Run a detector or segmenter no further than the deepest of `paths` needs.
 
     Backbone paths run the backbone, neck paths backbone and neck, head paths those heads on top; a path elsewhere (a
-    RoI head, a transformer or the head behind it) runs the model's whole tensor mode.
+    RoI head, a transformer or the head behind it) runs the model's whole tensor mode. A head runs with its hooks, so that
+    it can be tapped itself; `as_in_training` leaves them out where the head's own loss does, as that of mmseg.
     """
     roots = {path.split(".")[0] for path in paths}
     if roots <= {"backbone"}:
@@ -116,7 +120,8 @@ def run_to(model: Any, inputs: Tensor, data_samples: Any, paths: Sequence[str]) 
             for part in heads:
                 # A cascade's later heads refine the answer of the one before.
                 cascaded = name == "decode_head" and previous is not None
-                previous = part.forward(feats, previous) if cascaded else part.forward(feats)
+                call = part.forward if as_in_training and name in _UNHOOKED else part
+                previous = call(feats, previous) if cascaded else call(feats)
 
 
 class Teacher:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
-from freqkd.checkpoints import CheckpointError, read_checkpoint
+from freqkd.checkpoints import CheckpointError
 from freqkd.checks import check_choice
 from freqkd.distillers.batch import Adapter, Batch
+from freqkd.distillers.options import build_part, make
+from freqkd.distillers.prompt_files import describe_use, read_prompts
 from freqkd.distillers.schedules import TermSchedule
 from freqkd.distillers.teacher import Teacher
 from freqkd.distillers.weights import build_weight
-from freqkd.registry import MODELS
-
-TEACHER_HASH = "teacher_hash"
-
-
-def build_part(config: nn.Module | Mapping[str, Any]) -> nn.Module:
-    """Build a loss or an align of its config; an instance is taken as it is."""
-    return config if isinstance(config, nn.Module) else MODELS.build(copy.deepcopy(dict(config)))
+from freqkd.taps import find_module
 
 
 class DistillTerm(nn.Module):
@@ -68,15 +61,15 @@ class DistillTerm(nn.Module):
         super().__init__()
         self.student_path = student
         self.teacher_path = teacher or student
-        self.loss = build_part(loss)
-        self.align = build_part(align) if align is not None else None
+        self.loss: nn.Module = build_part("loss", loss)
+        self.align: nn.Module | None = build_part("align", align)
         self.weight = build_weight(weight)
         self.levels = None if levels is None else tuple(levels)
         if self.levels is not None and (not self.levels or min(self.levels) < 0):
             raise ValueError(f"levels must be indices of tapped maps from 0 on, at least one, got {self.levels}")
         self.prompts = prompts
-        self.schedule = TermSchedule(**schedule) if schedule is not None else None
-        self.adapter: Adapter | None = MODELS.build(dict(adapter)) if isinstance(adapter, Mapping) else adapter
+        self.schedule = make("schedule", TermSchedule, schedule)
+        self.adapter: Adapter | None = build_part("adapter", adapter)
         check_choice("progress", progress, ("epoch", "iter"))
         self.progress = progress
         if self.needs_prompts and not prompts:
@@ -91,17 +84,47 @@ class DistillTerm(nn.Module):
         return hasattr(self.loss, "load_prompts")
 
     def prepare(self, teacher: Teacher) -> None:
-        """Load the prompts and check that they were trained on this teacher.
+        """Load the prompts and check that they were trained on this teacher, at this tap and for these levels.
 
         Raises:
-            CheckpointError: missing or damaged file, prompts of another teacher, or of another number or size.
+            CheckpointError: missing or damaged file, prompts of another teacher, use, number or size.
         """
         if self.needs_prompts and self.prompts != "untrained":
-            state = read_prompts(str(self.prompts), teacher)
+            prompts = getattr(self.loss, "prompts", None)
+            use = describe_use(prompts, self.teacher_path, self.levels) if isinstance(prompts, nn.ModuleList) else None
+            state = read_prompts(str(self.prompts), teacher, use)
             try:
                 cast(Any, self.loss).load_prompts(state)
             except ValueError as error:
                 raise CheckpointError(f"prompt checkpoint {self.prompts} does not fit this loss: {error}") from None
+
+    def check_network(self, name: str, owner: str, network: nn.Module) -> None:
+        """Check that a network has what this term taps, and a head of the kind that its loss is for.
+
+        Args:
+            name: the term's name, for the message.
+            owner: "student" or "teacher".
+            network: that network.
+
+        Raises:
+            ValueError: a path does not exist, or the head's activation is not the loss's.
+        """
+        own = self.student_path if owner == "student" else self.teacher_path
+        paths = (*self.student_paths, *self.student_inputs) if owner == "student" else self.teacher_paths
+        for path in dict.fromkeys(paths):
+            try:
+                find_module(network, path)
+            except ValueError as error:
+                place = f"terms.{name}.{owner}" if path == own else f"terms.{name}.adapter, in the {owner}"
+                same = owner == "teacher" and path == self.student_path
+                hint = "; where its path is not the student's, name it: teacher='...'" if same else ""
+                raise ValueError(f"{place}: {error}{hint}") from None
+        check_head = getattr(self.adapter, "check_head", None)
+        if check_head is not None:
+            try:
+                check_head(network, own, self.loss, owner)
+            except ValueError as error:
+                raise ValueError(f"terms.{name}: {error}") from None
 
     def select(self, maps: list[Tensor], path: str, owner: str) -> list[Tensor]:
         """Return the maps of the chosen levels.
@@ -111,8 +134,9 @@ class DistillTerm(nn.Module):
         """
         if not maps:
             raise ValueError(
-                f"{owner} module {path!r} did not run in training, so there is nothing to tap; heads are often called "
-                "past their hooks: tap a module inside it, e.g. 'decode_head.conv_seg' or 'bbox_head.retina_cls'"
+                f"{owner} module {path!r} did not run as a module in training, so there is nothing to tap: mmseg calls its "
+                "heads, and some modules call their parts, past the hooks; tap a module inside it, e.g. "
+                "'decode_head.conv_seg'"
             )
         if self.levels is None:
             return maps
@@ -158,23 +182,3 @@ class DistillTerm(nn.Module):
         if not getattr(self.loss, "needs_target", True):
             options.pop("target", None)  # labels that a loss does not read may hold values it would refuse
         return self.loss(**options)
-
-
-def read_prompts(path: str, teacher: Teacher) -> dict[str, Tensor]:
-    """Read a prompt checkpoint made for this teacher; see `DistillTerm.prepare` for what it raises."""
-    if not os.path.isfile(path):
-        raise CheckpointError(
-            f"prompt checkpoint not found: {path}; train the prompts first (python tools/train.py PROMPT_CONFIG)"
-        )
-    checkpoint = read_checkpoint(path)
-    state = {key: value for key, value in checkpoint.get("state_dict", checkpoint).items() if isinstance(value, Tensor)}
-    stamp = state.pop(TEACHER_HASH, None)
-    if stamp is None:
-        raise CheckpointError(f"{path} is no prompt checkpoint: it names no teacher; use the file of the prompt stage")
-    named = bytes(stamp.tolist()).hex()
-    if named != teacher.hash:
-        raise CheckpointError(
-            f"prompt checkpoint {path} was made for another teacher (weights {named[:12]}, this teacher "
-            f"{teacher.hash[:12]}, {teacher.checkpoint}); train prompts on this teacher"
-        )
-    return state

@@ -7,8 +7,26 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from torch import nn
 
-from freqkd.distillers.masks import mask_pictures
+from freqkd.checks import check_at_least
+from freqkd.distillers.masks import mask_pictures, prompted_terms
+
+
+def check_level(name: str, level: int, model: nn.Module) -> None:
+    """Raise ValueError where no prompts of a model have a pyramid level, which would then be drawn for none.
+
+    Args:
+        name: what the level was given as.
+        level: counted among the levels that have prompts.
+        model: a `PromptTuner` or `Distiller`.
+    """
+    counts = {term: len(prompts) for term, (prompts, _, _) in prompted_terms(model).items()}
+    if not 0 <= level < max(counts.values()):
+        has = ", ".join(f"{term} has {count}" for term, count in counts.items())
+        raise ValueError(
+            f"{name} must be from 0 to {max(counts.values()) - 1}, a pyramid level with prompts ({has}), got {level}"
+        )
 
 
 class MaskHook(Hook):
@@ -18,7 +36,10 @@ class MaskHook(Hook):
 
     Args:
         interval: iterations between two pictures.
-        level: pyramid level shown.
+        level: pyramid level shown, counted among those that have prompts.
+
+    Raises:
+        ValueError: an argument out of range; before training, `level` has no prompts.
     """
 
     priority = "LOW"
@@ -26,7 +47,13 @@ class MaskHook(Hook):
     def __init__(self, interval: int = 500, level: int = 0) -> None:
         if interval < 1:
             raise ValueError(f"interval must be at least 1 iteration, got {interval}")
+        check_at_least("level", level, 0)
         self.interval, self.level = interval, level
+
+    def before_train(self, runner: Any) -> None:
+        """Check that there is something to draw."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        check_level("MaskHook's level", self.level, model)
 
     @torch.no_grad()
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:

@@ -13,7 +13,7 @@ from freqkd.checkpoints import write_atomic
 
 
 class PromptFileHook(Hook):
-    """Write `WORK_DIR/prompts.pth` when the prompt stage ends: tokens, gates and the teacher's hash.
+    """Write `WORK_DIR/prompts.pth` when the prompt stage ends: tokens, gates, the teacher's hash, and what they are for.
 
     Args:
         name: the file's name inside the work dir.
@@ -30,7 +30,7 @@ class PromptFileHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
         path = os.path.join(runner.work_dir, self.name)
-        write_atomic(dict(state_dict=state, meta=dict(teacher=str(model.teacher.checkpoint), tap=model.tap)), path)
+        write_atomic(dict(state_dict=state, meta=dict(teacher=str(model.teacher.checkpoint), **model.prompt_use)), path)
         runner.logger.info(f"Wrote the prompts to {path} ({os.path.getsize(path) / 1e3:.0f} kB)")
 
 
@@ -39,12 +39,19 @@ class PromptStatisticsHook(Hook):
 
     Prompts near their start keep the teacher's metric and teach nothing: their masks overlap wholly and are flat.
     The numbers stay in the message hub as `prompt_statistics_before` and `prompt_statistics_after`: see
-    `PromptTuner.measure` for what they are. They are saved and restored with the checkpoint.
+    `PromptTuner.measure` for what they are. They are saved and restored with the checkpoint. Without validation data
+    nothing is measured, and a warning says so.
     """
 
     priority = "LOW"
 
     def _measure(self, runner: Any, when: str) -> None:
+        if runner.val_loop is None:
+            if when == "before":
+                runner.logger.warning(
+                    "PromptStatisticsHook measures nothing: it needs val_dataloader, and the config has none"
+                )
+            return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         batch = next(iter(runner.val_dataloader))
         data = model.data_preprocessor(batch, False)

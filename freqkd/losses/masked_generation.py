@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd.align import Maps, per_level
 from freqkd.checks import as_maps, check_at_least, check_map, check_same_shape, upcast
+from freqkd.losses.imitation import squared_error
 
 Generate = Callable[[Tensor], Tensor]
 
@@ -91,7 +91,7 @@ def mgd_loss(
         made = make(ours * mask.to(ours))
         check_same_shape(made, theirs, f"features of level {level}, generated,")
         with torch.autocast(ours.device.type, enabled=False):
-            losses.append(F.mse_loss(upcast(made), upcast(theirs.detach()), reduction="sum") / len(ours))
+            losses.append(squared_error(upcast(made), upcast(theirs.detach()), "sum") / len(ours))
     return torch.stack(losses).sum()
 
 

@@ -94,9 +94,8 @@ def mlkd_terms(
 class MLKDLoss(nn.Module):
     """Sum MLKD's three terms; see `mlkd_terms`. Standardised (arXiv 2403.01427): tau 2, weight 9.
 
-    Config::
-
-        loss=dict(type='freqkd.MLKDLoss', tau=4.0, loss_weight=0.9)
+    It compares two views of every image, which no term of the distiller has: for training loops of your own. Registered as
+    `dict(type='freqkd.MLKDLoss', tau=4.0, loss_weight=0.9)`.
 
     >>> _ = torch.manual_seed(0)
     >>> view = torch.randn(4, 3)

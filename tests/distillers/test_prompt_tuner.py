@@ -172,9 +172,14 @@ def test_prompts_of_another_teacher_are_not_resumed(tuner, teachers, tmp_path):
     ("changes", "words"),
     [
         (dict(tap="nekc"), "no module 'nekc' in RetinaNet; the nearest names are 'neck'"),
-        (dict(num_levels=3), r"loss.num_levels must be the number of maps masked at 'neck', which gives 5 .*got 3"),
-        (dict(levels=(0, 9), num_levels=2), "which gives 5"),
-        (dict(channels=8), r"feat must have 8 channels, got 16"),
+        (dict(num_levels=3), r"loss.num_levels must be 5, the number of maps of 'neck', got 3; .*levels="),
+        (dict(levels=(0, 1, 2)), r"loss.num_levels must be 3, the number of levels=\(0, 1, 2\), got 5"),
+        (dict(levels=(0, 9), num_levels=2), r"levels must be below 5, the number of maps of 'neck', got \(0, 9\)"),
+        (dict(levels=(0, -1), num_levels=2), r"levels must be indices of tapped maps from 0 on, .* got \(0, -1\)"),
+        (dict(channels=8), "loss.channels must be 16, as many as map 0 of 'neck' has, got 8 channels"),
+        (dict(channels=(16, 16, 8, 16, 16)), "loss.channels must be 16, as many as map 2 of 'neck' has, got 8"),
+        (dict(num_promts=3), "loss takes channels, num_levels, .*, got 'num_promts'; did you mean 'num_prompts'?"),
+        (dict(type="freqkd.MSELoss"), "loss.type must be 'freqkd.FreeKDLoss', got 'freqkd.MSELoss'; no other loss has"),
     ],
 )
 def test_what_does_not_fit_is_named_before_training(tuner, changes, words):

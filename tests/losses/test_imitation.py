@@ -143,3 +143,17 @@ def test_wrong_input() -> None:
         mse_loss([feat, feat], [feat, feat[..., :2, :2]])
     with pytest.raises(ValueError, match="reduction must be one of 'batch', 'mean', 'norm', got 'sum'"):
         L2Loss(reduction="sum")
+
+
+@pytest.mark.parametrize("ours", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("theirs", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("loss", [MSELoss(), L2Loss(normalize=False), L2Loss(False, reduction="mean"), PKDLoss()])
+def test_gradients_lie_in_memory_as_the_student_does(loss, ours: torch.memory_format, theirs) -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 3, 5, 4, requires_grad=True), torch.randn(2, 3, 5, 4)
+    expected = torch.autograd.grad(loss(student, teacher), student)[0]
+    laid = student.detach().contiguous(memory_format=ours).requires_grad_()
+    actual = torch.autograd.grad(loss(laid, teacher.contiguous(memory_format=theirs)), laid)[0]
+    torch.testing.assert_close(actual, expected)
+    if not isinstance(loss, PKDLoss):  # there torch lays it out, after the deviation
+        assert actual.is_contiguous(memory_format=ours)
