@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
 from freqkd.checkpoints import CheckpointError, check_resumable, read_checkpoint
 from freqkd.distillers.distiller import Distiller
 from freqkd.distillers.manifest import read_manifest
+from freqkd.distillers.options import build_part
 from freqkd.distillers.teacher import forked_randomness
 
 LARGE = 50_000_000  # bytes; an annotation file of this size is not empty, and reading it twice takes long
@@ -156,7 +157,7 @@ def check_model(config: Config, resumed: Mapping[str, Any] | None = None) -> Non
     scope = config.get("default_scope")
     with forked_randomness(), DefaultScope.overwrite_default_scope(scope), torch.random.fork_rng(devices=[]):
         try:
-            model = MODELS.build(config.model)
+            model = build_part("model", config.model)
         except TypeError as error:
             raise ValueError(f"model has an argument too many or too few: {error}") from None
         if resumed is not None:

@@ -87,3 +87,23 @@ def test_a_launcher_that_did_not_start_it(refused, launcher, words):
 @pytest.mark.parametrize("word", ["foo", "=3"])
 def test_a_change_of_the_config_that_is_none(refused, word):
     refused("--cfg-options takes key=value", repr(word), kind="student", arguments=("--cfg-options", word))
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "words"),
+    [
+        (
+            "distill",
+            "model = dict(monitr=3)",
+            ("model=dict(type='freqkd.Distiller', ...) takes", "did you mean 'monitor'?"),
+        ),
+        (
+            "prompts",
+            "model = dict(levls=[0])",
+            ("model=dict(type='freqkd.PromptTuner', ...)", "did you mean 'levels'?"),
+        ),
+        ("prompts", "model = dict(tap='nekc')", ("tap: no module 'nekc' in RetinaNet", "'neck'")),
+    ],
+)
+def test_a_misspelt_argument_of_a_model(refused, prompts, kind, more, words):
+    refused(*words, kind=kind, more=f"{term(prompts)}\n{more}" if kind == "distill" else more)

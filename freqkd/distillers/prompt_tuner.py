@@ -19,7 +19,7 @@ from freqkd.distillers.teacher import Teacher, build_teacher, rehearsal
 from freqkd.losses.frequency import FreeKDLoss
 from freqkd.prompts import FrequencyPrompt, mask_deviation
 from freqkd.relation import channel_relation
-from freqkd.taps import FeatureEdit, FeatureTap
+from freqkd.taps import FeatureEdit, FeatureTap, find_module
 
 _PLACEHOLDER = dict(type="BaseDataPreprocessor")
 
@@ -98,6 +98,10 @@ class PromptTuner(BaseModel):
         if self._prepared:
             return
         self.teacher.to(self.teacher_hash.device)
+        try:
+            find_module(self.teacher.model, self.tap)
+        except ValueError as error:
+            raise ValueError(f"tap: {error}") from None
         self.teacher.acceleration.check_paths([self.tap])
         self.teacher_hash.copy_(torch.tensor(list(bytes.fromhex(self.teacher.hash)), dtype=torch.uint8))
         if self.teacher.cache is not None:
