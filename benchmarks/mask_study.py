@@ -8,13 +8,12 @@ file are not repeated.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from term_selection import FOLDER, PROMPTS, print_table, write_runs
+from term_selection import FOLDER, PROMPTS, complete_runs
 from weight_study import run_config, train_student
 
 from freqkd.cli import run_tool, train
@@ -63,13 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     root, results = Path(options.work_dir), Path("benchmarks/results/mask_study.json")
     (root / TASK).mkdir(parents=True, exist_ok=True)
-    runs = json.loads(results.read_text()) if results.exists() else []
-    for seed in options.seeds:
-        for variant in options.variants:
-            if (variant, seed) not in {(run["term"], run["seed"]) for run in runs}:
-                runs.append(measure(variant, seed, root))
-                write_runs(results, runs)
-    print_table(runs)
+    keys = [(TASK, variant, SHARE, seed) for seed in options.seeds for variant in options.variants]
+    complete_runs(results, keys, lambda task, variant, share, seed: measure(variant, seed, root))
 
 
 if __name__ == "__main__":

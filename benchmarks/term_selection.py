@@ -12,7 +12,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +118,16 @@ def train_prompts(task: str, root: Path) -> None:
         train(config)
 
 
-def write_runs(results: Path, runs: Sequence[dict[str, Any]]) -> None:
-    """Write a line for each run."""
-    results.write_text("[\n" + ",\n".join(json.dumps(run) for run in runs) + "\n]\n")
+def complete_runs(
+    results: Path, keys: Iterable[tuple[str, str, float, int]], measure: Callable[..., dict[str, Any]]
+) -> None:
+    """Measure what the results file lacks, a line for each (task, term, share, seed), and print it all."""
+    runs = json.loads(results.read_text()) if results.exists() else []
+    for key in keys:
+        if key not in {(run["task"], run["term"], run["share"], run["seed"]) for run in runs}:
+            runs.append(measure(*key))
+            results.write_text("[\n" + ",\n".join(json.dumps(run) for run in runs) + "\n]\n")
+    print_table(runs)
 
 
 def print_table(runs: Sequence[dict[str, Any]]) -> None:
@@ -150,15 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = Path(options.results or results)
     (root / options.task).mkdir(parents=True, exist_ok=True)
     train_prompts(options.task, root)
-    runs = json.loads(results.read_text()) if results.exists() else []
-    for seed in options.seeds:
-        for term in options.terms or TERMS[options.task]:
-            share = 0.0 if term in ("none", "alone") else options.share
-            key = (options.task, term, share, seed)
-            if key not in {(run["task"], run["term"], run["share"], run["seed"]) for run in runs}:
-                runs.append(measure(*key, root))
-                write_runs(results, runs)
-    print_table(runs)
+    terms = options.terms or TERMS[options.task]
+    shares = {term: 0.0 if term in ("none", "alone") else options.share for term in terms}
+    keys = [(options.task, term, shares[term], seed) for seed in options.seeds for term in terms]
+    complete_runs(results, keys, lambda *key: measure(*key, root))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -20,11 +19,10 @@ from term_selection import (
     FOLDER,
     METRIC,
     PAIR,
+    complete_runs,
     hold_out_cells,
     hold_out_roads,
-    print_table,
     train_prompts,
-    write_runs,
 )
 
 from freqkd.cli import run_tool, train
@@ -121,15 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = Path(f"benchmarks/results/weight_study_{task}.json")
     (root / task).mkdir(parents=True, exist_ok=True)
     train_prompts(task, root)
-    runs = json.loads(results.read_text()) if results.exists() else []
-    for seed in options.seeds:
-        for term in options.terms or TERMS[task]:
-            for share in options.shares or TERMS[task][term]:
-                key = (task, term, share, seed)
-                if key not in {(run["task"], run["term"], run["share"], run["seed"]) for run in runs}:
-                    runs.append(measure(*key, root))
-                    write_runs(results, runs)
-    print_table(runs)
+    pairs = [(term, share) for term in options.terms or TERMS[task] for share in options.shares or TERMS[task][term]]
+    keys = [(task, *pair, seed) for seed in options.seeds for pair in pairs]
+    complete_runs(results, keys, lambda *key: measure(*key, root))
 
 
 if __name__ == "__main__":
