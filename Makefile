@@ -11,7 +11,7 @@ help:  ## list the targets
 setup:  ## make .venv with the tested set, mmcv's operators compiled (3 to 6 minutes, once); TORCH="words for pip" picks torch
 	@$(PYTHON) tools/setup_env.py $(if $(TORCH),--torch '$(TORCH)')
 
-demo: setup  ## distil a detector and a segmenter on the shipped samples, and compare (13 minutes on 2 cores)
+demo: setup  ## distil a detector and a segmenter on the shipped samples, and compare (14 minutes on 2 cores)
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(VENV)/python tools/demo  # passive: a busy machine costs time, not a standstill
 
 test: setup  ## prove it: values, gradients, checkpoints, configs (10 minutes at most on 2 cores)
