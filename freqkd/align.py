@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqkd.checks import as_maps, check_at_least, check_choice, check_same_shape, upcast
+from freqkd.checks import WIDEST, as_maps, check_choice, check_same_shape, check_whole, upcast
 
 RESIZE_CHOICES = ("teacher", "student")
+DEEPEST = 2**6  # pyramid levels
 
 Maps = Tensor | Sequence[Tensor]
 
@@ -123,8 +124,7 @@ class ConvAlign(LevelAlign):
         kernel_size: int = 1,
         resize: str | None = None,
     ) -> None:
-        check_at_least("num_levels", num_levels, 1)
-        check_at_least("kernel_size", kernel_size, 1)
+        check_whole("kernel_size", kernel_size, 1, most=99)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, so that maps keep their size, got {kernel_size}")
         ours = per_level("student_channels", student_channels, num_levels)
@@ -202,18 +202,21 @@ class IdentityAlign(nn.Module):
 
 
 def per_level(name: str, value: int | Sequence[int], num_levels: int) -> list[int]:
-    """Return one number per level from a number or a sequence.
+    """Return one number of channels per level from a number or a sequence.
 
     Raises:
-        ValueError: a number below 1, or a sequence of another length.
+        ValueError: a number below 1, one that is not whole, or a sequence of another length.
 
     Example:
         >>> per_level("channels", 256, 2)
         [256, 256]
     """
-    numbers = [value] * num_levels if isinstance(value, int) else list(value)
+    check_whole("num_levels", num_levels, 1, most=DEEPEST)
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        check_whole(name, value, 1, most=WIDEST)
+    numbers = list(value) if isinstance(value, Sequence) else [value] * num_levels
     if len(numbers) != num_levels:
         raise ValueError(f"{name} must be a number or one per level, {num_levels} of them, got {len(numbers)}")
     for number in numbers:
-        check_at_least(name, number, 1)
+        check_whole(name, number, 1, most=WIDEST)
     return numbers

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import tempfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from freqkd.files import write_whole
+
 EXTRA_PREFIX = "distiller."
+STATE = "freqkd"  # what a training checkpoint has beside MMEngine's: random states, hashes of teacher and prompts
 # What a network may lack or have too much of and still be the one that was trained: counters of older torch versions, the
 # normalisation that older versions of mmengine stored, and the averages that mmdet 2 kept beside the weights.
 _COUNTER = "num_batches_tracked"
@@ -49,51 +50,162 @@ def _allowed_globals() -> list[Any]:
 def read_checkpoint(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
     """Read a checkpoint file or https address to the CPU; by default, tensors and plain data only.
 
+    A config that the checkpoint carries in `meta['config']` is dropped: MMEngine would run it on resume.
+
     Args:
         path: a file, or an https address, which is downloaded once into torch's cache.
         trust: unpickle anything, which runs code from the file. For files from people you trust.
 
     Raises:
-        CheckpointError: the file is missing, truncated, or holds something other than tensors and plain data.
+        CheckpointError: the file is missing, truncated, or holds something other than tensors and plain data; a tensor is
+            not an ordinary dense one, or not finite.
     """
     name = str(path)
     if name.startswith(("http://", "https://")):
         name = _download(name)
     if not os.path.isfile(name):
-        raise CheckpointError(f"checkpoint not found: {name}; check the path, or train it first")
-    try:
-        if name.endswith(".safetensors"):
-            from safetensors.torch import load_file
+        what = f"{name} is no regular file" if os.path.exists(name) else name
+        raise CheckpointError(f"checkpoint not found: {what}; check the path, or train it first")
+    if name.endswith(".safetensors"):
+        loaded: Any = _read_safetensors(name)
+    else:
+        loaded = load_safely(name, name, trust)
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"checkpoint {name} must hold a dict of weights, got {type(loaded).__name__}")
+    return check_content(loaded, name)
 
-            return {"state_dict": load_file(name)}
+
+def load_safely(file: Any, source: str, trust: bool = False, load: Any = None, **options: Any) -> Any:
+    """Call `torch.load`, by default for tensors and plain data only.
+
+    Args:
+        file: a path or an open file.
+        source: what the message names.
+        trust: unpickle anything, which runs code from the file.
+        load: the function to call; None: `torch.load`.
+        options: its further arguments; None for `map_location` stands for the CPU.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds something other than tensors and plain data.
+    """
+    load = load or torch.load
+    options["map_location"] = options.get("map_location") or "cpu"
+    try:
         if trust:
-            loaded = torch.load(name, map_location="cpu", weights_only=False)
-        else:
-            with torch.serialization.safe_globals(_allowed_globals()):
-                loaded = torch.load(name, map_location="cpu", weights_only=True)
+            return load(file, **{**options, "weights_only": False})
+        with torch.serialization.safe_globals(_allowed_globals()):
+            return load(file, **{**options, "weights_only": True})
     except pickle.UnpicklingError as error:
         # torch wraps the reason in advice on how to switch its own protection off.
         text = " ".join(str(error).split())
         reason = text.rsplit("WeightsUnpickler error: ", 1)[-1].rsplit("from a trusted source. ", 1)[-1]
         reason = reason.split(" Please use")[0].split(" was not")[0].split(" Check the documentation")[0]
         raise CheckpointError(
-            f"checkpoint {name} is damaged or holds more than tensors and plain data ({reason}); "
+            f"checkpoint {source} is damaged or holds more than tensors and plain data ({reason}); "
             "if you trust its author, add --trust-checkpoint"
         ) from None
     except ImportError as error:
-        raise CheckpointError(f"reading {name} needs a package that is not installed: {error.name}") from None
+        raise CheckpointError(f"reading {source} needs a package that is not installed: {error.name}") from None
+    except PermissionError as error:
+        raise CheckpointError(
+            f"checkpoint {source} cannot be read ({error.strerror}); change its permissions"
+        ) from None
     except Exception as error:  # whatever the bytes of another kind of file provoke
-        reason = str(error).split(". ")[0].split("\n")[0]
-        raise CheckpointError(f"checkpoint {name} is truncated or no checkpoint ({reason}); copy it again") from None
-    if not isinstance(loaded, dict):
-        raise CheckpointError(f"checkpoint {name} must hold a dict of weights, got {type(loaded).__name__}")
+        raise CheckpointError(_damaged(source, error)) from None
+
+
+def _read_safetensors(name: str) -> dict[str, Any]:
+    try:
+        from safetensors.torch import load_file
+
+        return {"state_dict": load_file(name)}
+    except ImportError as error:
+        raise CheckpointError(f"reading {name} needs a package that is not installed: {error.name}") from None
+    except Exception as error:
+        raise CheckpointError(_damaged(name, error)) from None
+
+
+def _damaged(source: str, error: Exception) -> str:
+    reason = str(error).split(". ")[0].split("\n")[0]
+    return f"checkpoint {source} is truncated or no checkpoint ({reason}); copy it again"
+
+
+def check_content(loaded: dict[str, Any], source: str) -> dict[str, Any]:
+    """Check what was read, and return it without the config that MMEngine would run.
+
+    Raises:
+        CheckpointError: the weights are no dict of tensors by name, or a tensor of the weights, their averages or the
+            optimizer is sparse, quantized, complex, without storage, or not finite.
+    """
+    meta = loaded.get("meta")
+    if isinstance(meta, dict):
+        meta.pop("config", None)
+    for part in ("state_dict", "ema_state_dict"):
+        state = loaded.get(part, {})
+        if not isinstance(state, Mapping):
+            raise CheckpointError(
+                f"checkpoint {source}: {part} must be a dict of tensors by name, got {type(state).__name__}; it is no "
+                "checkpoint of MMEngine"
+            )
+        for key, value in state.items():
+            if not isinstance(key, str):
+                raise CheckpointError(f"checkpoint {source}: the keys of {part} must be names, got {key!r}")
+            if value is not None and not isinstance(value, (Tensor, int, float, str, bytes, dict)):
+                raise CheckpointError(
+                    f"checkpoint {source}: {part}[{key!r}] must be a tensor, got {type(value).__name__}"
+                )
+    parts = ("state_dict", "ema_state_dict", "optimizer")
+    checked = {part: loaded[part] for part in parts if part in loaded} if "state_dict" in loaded else loaded
+    for name, tensor in _tensors(checked, ""):
+        check_tensor(tensor, name, source)
     return loaded
 
 
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in nested dicts and lists, with their places."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _tensors(item, f"{name}[{index}]")
+
+
+def check_tensor(tensor: Tensor, name: str, source: str) -> None:
+    """Raise CheckpointError where a tensor is not an ordinary dense one, or holds numbers that are not finite."""
+    if tensor.layout != torch.strided:
+        kind = "a sparse tensor"
+    elif tensor.is_quantized:
+        kind = "a quantized tensor"
+    elif tensor.is_meta:
+        kind = "a tensor without values (device 'meta')"
+    elif tensor.is_complex():
+        kind = "a complex tensor"
+    elif tensor.is_floating_point() and not _is_finite(tensor):
+        kind = f"{int((~torch.isfinite(tensor.float())).sum())} of {tensor.numel()} numbers that are not finite"
+    else:
+        return
+    raise CheckpointError(
+        f"checkpoint {source}: {name} must be a dense tensor of finite numbers, got {kind}; the file is damaged, or "
+        "from a training that diverged: name another"
+    )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite: of a sum first, which takes a third of the time and can only err by overflow."""
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float64))) or bool(torch.isfinite(tensor.float()).all())
+
+
 def _download(address: str) -> str:
-    """Fetch an address into torch's cache and return the file's path."""
+    """Fetch an address into torch's cache and return the file's path, which names the whole address by a hash.
+
+    >>> cached_name("https://a.org/x/net.pth") == cached_name("https://b.org/x/net.pth")
+    False
+    """
     folder = os.path.join(torch.hub.get_dir(), "checkpoints")
-    target = os.path.join(folder, os.path.basename(address))
+    target = os.path.join(folder, cached_name(address))
     if not os.path.isfile(target):
         os.makedirs(folder, exist_ok=True)
         try:
@@ -103,6 +215,17 @@ def _download(address: str) -> str:
                 f"cannot download {address} ({error}); download it elsewhere and name the file: checkpoint=PATH"
             ) from None
     return target
+
+
+def cached_name(address: str) -> str:
+    """Return the name under which an address is kept: two addresses never share one.
+
+    >>> cached_name("https://a.org/x/net.pth?version=2")
+    'net-6016978967b6.pth'
+    """
+    base = os.path.basename(address.split("?")[0].split("#")[0]) or "checkpoint.pth"
+    stem, end = os.path.splitext(base)
+    return f"{stem}-{hashlib.sha256(address.encode()).hexdigest()[:12]}{end or '.pth'}"
 
 
 def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -124,6 +247,7 @@ def load_strict(model: nn.Module, weights: Mapping[str, Tensor], source: str) ->
         [key for key in own if key not in weights and key not in counters],
         [key for key in weights if key not in own],
         _reshaped(own, weights),
+        _retyped(own, weights),
     )
     if faults:
         raise CheckpointError(
@@ -142,7 +266,16 @@ def _reshaped(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[
     ]
 
 
-def _describe(missing: list[str], unknown: list[str], reshaped: list[str]) -> list[str]:
+def _retyped(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """Word the tensors that hold whole numbers or truth values where the network has fractions."""
+    return [
+        f"{key}: {weights[key].dtype} in the file, {own[key].dtype} in the model"
+        for key in sorted(set(own) & set(weights))
+        if own[key].is_floating_point() and not weights[key].is_floating_point()
+    ]
+
+
+def _describe(missing: list[str], unknown: list[str], reshaped: list[str], retyped: list[str]) -> list[str]:
     faults = []
     if missing:
         faults.append(f"{len(missing)} missing, first {sorted(missing)[:3]}")
@@ -150,6 +283,8 @@ def _describe(missing: list[str], unknown: list[str], reshaped: list[str]) -> li
         faults.append(f"{len(unknown)} unknown, first {sorted(unknown)[:3]}")
     if reshaped:
         faults.append(f"{len(reshaped)} of another shape, first {reshaped[0]}")
+    if retyped:
+        faults.append(f"{len(retyped)} of another kind of number, first {retyped[0]}")
     return faults
 
 
@@ -166,8 +301,9 @@ def check_fit(network: nn.Module, checkpoint: Mapping[str, Any], source: str, co
         CheckpointError: keys or shapes differ; the message lists the first of them.
     """
     weights, own = weights_of(checkpoint), network.state_dict()
-    faults = _describe(*_uncommon(set(own) - set(weights), set(weights) - set(own)), _reshaped(own, weights))
-    if not faults or _is_renamed(network, weights, checkpoint):
+    uncommon = _uncommon(set(own) - set(weights), set(weights) - set(own))
+    faults = _describe(*uncommon, _reshaped(own, weights), _retyped(own, weights))
+    if not faults or (not _retyped(own, weights) and _is_renamed(network, weights, checkpoint)):
         return
     raise CheckpointError(
         f"checkpoint {source} does not fit the {type(network).__name__} of {config}: {'; '.join(faults)}; name the config "
@@ -223,21 +359,66 @@ def check_inheritable(path: str, part: nn.Module, source: nn.Module, is_folded: 
     )
 
 
-def check_resumable(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Check that the state dict of a checkpoint has what a training has beside the student's weights.
+def check_start(network: nn.Module, checkpoint: Mapping[str, Any], source: str) -> str:
+    """Check that a training that starts from a checkpoint (`load_from`) takes something of it, and say what it leaves.
+
+    MMEngine loads what fits and only warns, so that a training from a wrong file would start from random weights.
+
+    Args:
+        network: what is to be trained.
+        checkpoint: what `read_checkpoint` returned.
+        source: the checkpoint, as the message names it.
+
+    Returns:
+        What is left out, in words; nothing where all fits.
+
+    Raises:
+        CheckpointError: no tensor of the checkpoint fits.
+    """
+    weights, own = weights_of(checkpoint), network.state_dict()
+    uncommon = _uncommon(set(own) - set(weights), set(weights) - set(own))
+    faults = _describe(*uncommon, _reshaped(own, weights), _retyped(own, weights))
+    fitting = sum(key in own and own[key].shape == value.shape for key, value in weights.items())
+    if not fitting and not _is_renamed(network, weights, checkpoint):
+        raise CheckpointError(
+            f"load_from={source}: none of its {len(weights)} tensors fits the {type(network).__name__} of the config "
+            f"({'; '.join(faults) or 'it holds none'}); name a checkpoint of this network, or leave out load_from"
+        )
+    return (
+        f"load_from={source}: {fitting} of {len(own)} tensors are taken from it ({'; '.join(faults)})" if faults else ""
+    )
+
+
+def check_resumable(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Check that a checkpoint has what a training has beside the student's weights, and is of the same teacher and prompts.
 
     MMEngine loads what it finds and only warns about the rest, so training would go on with fresh aligns and prompts.
 
+    Args:
+        model: the model of the training, its teacher and prompts in place.
+        checkpoint: what the training shall go on from.
+
     Raises:
-        CheckpointError: prompts, aligns or measured shares are missing; the message lists the first of them.
+        CheckpointError: prompts, aligns or measured shares are missing (the message lists the first of them), or teacher or
+            prompts are others than before.
     """
     wanted = {key for key in model.state_dict() if key.startswith((EXTRA_PREFIX, "prompts.", "gates."))}
-    missing = sorted(wanted - set(state))
+    missing = sorted(wanted - set(checkpoint.get("state_dict", {})))
     if missing:
         raise CheckpointError(
             f"cannot resume: the checkpoint lacks {len(missing)} tensors of this training, first {missing[:3]}; "
             "resume with the config that wrote it, or start anew from its weights with --cfg-options load_from=PATH"
         )
+    before = checkpoint.get(STATE, {}).get("identity", {})
+    identify: Any = getattr(model, "identity", dict)
+    now: Mapping[str, str] = identify() if before else {}
+    for part in now:
+        if part in before and before[part] != now[part]:
+            raise CheckpointError(
+                f"cannot resume: {part} must be what the checkpoint was trained with, weights {before[part][:12]}, got "
+                f"{now[part][:12]}; name the same file as before, or start anew from the student's weights with "
+                "--cfg-options load_from=PATH"
+            )
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
@@ -260,14 +441,5 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
 
 def write_atomic(value: Any, path: str | os.PathLike[str]) -> None:
     """Save with `torch.save` so that the file is either whole or absent."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
-        torch.save(value, name)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with write_whole(path) as file:
+        torch.save(value, file)

@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+LARGEST = (
+    1e6  # of factors and temperatures: float32 has seven digits, and leaves none to what stands beside a larger one
+)
+LONGEST = 10**9  # of what counts steps, images or labels
+WIDEST = 2**16  # of channels: memory grows with their square
 
 
 def nearest(word: str, options: Iterable[str], count: int = 3) -> list[str]:
@@ -38,17 +43,91 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}{hint}")
 
 
-def check_at_least(name: str, value: float, least: float, *, exclusive: bool = False) -> None:
-    """Raise ValueError where `value` is no number of at least (`exclusive`: above) `least`.
+def check_at_least(
+    name: str, value: float, least: float, *, exclusive: bool = False, most: float = LARGEST, whole: bool = False
+) -> None:
+    """Raise ValueError where `value` is no number from (`exclusive`: above) `least` to `most`; a boolean is none.
 
     >>> check_at_least("level", 0, 1)
     Traceback (most recent call last):
     ...
     ValueError: level must be at least 1, got 0
+    >>> check_at_least("tau", float("nan"), 0, exclusive=True)
+    Traceback (most recent call last):
+    ...
+    ValueError: tau must be a number, above 0, got nan
     """
-    good = isinstance(value, (int, float)) and (value > least if exclusive else value >= least)
-    if not good:
-        raise ValueError(f"{name} must be {'above' if exclusive else 'at least'} {least}, got {value!r}")
+    rule = f"{'above' if exclusive else 'at least'} {least}"
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value != value:
+        raise ValueError(f"{name} must be a {'whole ' * whole}number, {rule}, got {value!r}")
+    if not (value > least if exclusive else value >= least):
+        raise ValueError(f"{name} must be {rule}, got {value!r}")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most:.12g}, the largest that makes sense, got {value!r}")
+
+
+def check_whole(name: str, value: int, least: int, most: int = LONGEST) -> None:
+    """Raise ValueError where `value` is no whole number from `least` to `most`: nothing is rounded.
+
+    >>> check_whole("views", 2.5, 1)
+    Traceback (most recent call last):
+    ...
+    ValueError: views must be a whole number, at least 1, got 2.5
+    """
+    check_at_least(name, value, least, most=most, whole=True)
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise ValueError where `value` is no temperature, a number above 0 that may divide and be squared: 1e-6 to 1e6.
+
+    >>> check_positive("tau", 1e-30)
+    Traceback (most recent call last):
+    ...
+    ValueError: tau must be at least 1e-06, got 1e-30
+    """
+    check_at_least(name, value, 0, exclusive=True)
+    check_at_least(name, value, 1 / LARGEST)
+
+
+def check_flag(name: str, value: bool) -> None:
+    """Raise ValueError where `value` is neither True nor False, e.g. a word, which would count as True.
+
+    >>> check_flag("normalize", "no")
+    Traceback (most recent call last):
+    ...
+    ValueError: normalize must be True or False, got 'no'
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def check_sequence(name: str, value: object, what: str) -> None:
+    """Raise ValueError where `value` is no list or tuple, e.g. a single one of what it should hold.
+
+    >>> check_sequence("scales", 2, "numbers")
+    Traceback (most recent call last):
+    ...
+    ValueError: scales must be a list of numbers, got 2
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise ValueError(f"{name} must be a list of {what}, got {value!r}")
+
+
+def check_levels(levels: Sequence[int] | None) -> None:
+    """Raise ValueError where `levels` are no indices of maps; None stands for all.
+
+    >>> check_levels([0, 2])
+    >>> check_levels([-1])
+    Traceback (most recent call last):
+    ...
+    ValueError: levels must be indices of tapped maps from 0 on, at least one, got [-1]
+    """
+    if levels is None:
+        return
+    check_sequence("levels", levels, "indices of tapped maps")
+    whole = all(isinstance(level, int) and not isinstance(level, bool) for level in levels)
+    if not levels or not whole or min(levels) < 0 or max(levels) > LONGEST:
+        raise ValueError(f"levels must be indices of tapped maps from 0 on, at least one, got {levels}")
 
 
 def check_map(name: str, value: Tensor, channels: int | None = None) -> None:

@@ -6,35 +6,39 @@ import argparse
 import copy
 import os
 import os.path as osp
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, MODELS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
-from freqkd.checkpoints import CheckpointError
-from freqkd.compat import read_config, run_on_cpu_processes
+from freqkd import errors
+from freqkd.compat import read_config
+from freqkd.data_checks import check_data
 from freqkd.distillers.filling import fill_cache
+from freqkd.distillers.schedules import check_length
 from freqkd.export import is_distillation, student_config, write_config
+from freqkd.loading import guarded_loading, trust_checkpoints
 from freqkd.preflight import (
     check_cache,
     check_checkpoint,
-    check_data,
+    check_initial_weights,
     check_model,
     check_work_dir,
     find_fixed_views,
 )
+from freqkd.processes import agreed, lost_processes_named, start_processes, without_devices
+from freqkd.runner_checks import check_parts
+from freqkd.slots import check_slots
 
 LAUNCHERS = {  # the program that starts the processes, and what MMEngine reads of its variables
     "pytorch": ("torchrun", ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")),
     "slurm": ("srun", ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST")),
     "mpi": ("mpirun", ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE")),
 }
-USER_ERRORS = (ValueError, TypeError, CheckpointError, FileNotFoundError, PermissionError, KeyError, ImportError)
 
 
 class KeyValueAction(DictAction):
@@ -88,9 +92,17 @@ def load_run_config(options: argparse.Namespace) -> Config:
     """Read the config a tool was called with and apply its options."""
     check_launcher(options.launcher)
     os.environ.setdefault("LOCAL_RANK", str(options.local_rank))
-    config = read_config(options.config)
-    if options.cfg_options:
-        config.merge_from_dict(options.cfg_options)
+    trust_checkpoints(options.trust_checkpoint)
+    config = Config()
+    with agreed():
+        try:
+            config = read_config(options.config)
+            if options.cfg_options:
+                with errors.worded("--cfg-options"):
+                    config.merge_from_dict(options.cfg_options)
+                check_slots(config)
+        finally:
+            start_processes(options.launcher, config.get("env_cfg"))
     config.launcher = options.launcher
     if options.work_dir:
         config.work_dir = options.work_dir
@@ -102,40 +114,57 @@ def load_run_config(options: argparse.Namespace) -> Config:
 
 
 def check_training(config: Config, trust: bool = False) -> None:
-    """Look at everything a training needs before it writes anything."""
-    check_work_dir(config)
-    check_data(config)
-    check_cache(config)
-    check_model(config, resumed=check_checkpoint(config, trust))
+    """Look at everything a training needs before it writes anything; every process learns what one of them finds."""
+    with agreed():
+        check_work_dir(config)
+        samples = check_data(config, trust=trust)
+        check_parts(config, "train")
+        check_length(config)
+        check_cache(config)
+        check_model(config, check_checkpoint(config, trust), samples)
+        check_initial_weights(config, trust)
 
 
 def build_runner(config: Config) -> Runner:
     """Make the Runner of a config, of its own type where it names one."""
     if config.get("launcher") == "pytorch" and get_device() == "cpu":
-        config = run_on_cpu_processes(config)
+        start_processes("pytorch")
+        config = without_devices(config)
     return Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
 
 
 def train(config: Config, trust: bool = False) -> Runner:
     """Check a training, run it, and leave the student's own config beside its checkpoints."""
-    from mmengine.config import ConfigDict
-
-    check_training(config, trust)
-    ours = str(config.model.get("type", "")).startswith("freqkd.")
-    hooks = list(config.get("custom_hooks") or [])
-    if ours and not any(hook["type"] == "freqkd.ResumeGuard" for hook in hooks):
-        config.custom_hooks = [*hooks, ConfigDict(type="freqkd.ResumeGuard")]
-    runner = build_runner(config)
-    if is_distillation(config) and runner.rank == 0:
-        write_config(student_config(config), osp.join(runner.work_dir, "student_config.py"))
-    runner.train()
-    return runner
+    with guarded_loading(trust), lost_processes_named():
+        check_training(config, trust)
+        add_safeguards(config)
+        runner = build_runner(config)
+        if is_distillation(config) and runner.rank == 0:
+            write_config(student_config(config), osp.join(runner.work_dir, "student_config.py"))
+        runner.train()
+        return runner
 
 
-def cache_teacher(config: Config) -> int:
+def add_safeguards(config: Config) -> None:
+    """Put `freqkd.CheckpointHook` in the place of MMEngine's, and add `freqkd.NonFiniteHook`, in a config that chooses neither.
+
+    A training whose whole step is compiled (`compile=True`) goes without the latter: it would be compiled anew over and over.
+    """
+    hooks = config.setdefault("default_hooks", ConfigDict())
+    checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
+    if checkpoint is not None and checkpoint.get("type") in ("CheckpointHook", "mmengine.CheckpointHook"):
+        checkpoint.type = "freqkd.CheckpointHook"
+    others = list(config.get("custom_hooks") or [])
+    if not config.get("compile") and not any("NonFiniteHook" in str(hook.get("type")) for hook in others):
+        config.custom_hooks = [*others, ConfigDict(type="freqkd.NonFiniteHook")]
+
+
+def cache_teacher(config: Config, trust: bool = False) -> int:
     """Fill the cache of a config's teacher with all views of its training data; returns how many the teacher ran for."""
-    check_data(config, ("train",))
-    check_cache(config)
+    with agreed():
+        check_data(config, ("train",), trust)
+        check_parts(config, "train")
+        check_cache(config)
     views = find_fixed_views(config)
     if views is None or not config.model.get("teacher", {}).get("cache"):
         raise ValueError(
@@ -155,24 +184,15 @@ def evaluate(config: Config, checkpoint: str, work_dir: str) -> dict[str, float]
     config = Config(copy.deepcopy(config.to_dict()))
     config.work_dir, config.load_from, config.resume = work_dir, checkpoint, False
     config.experiment_name = f"evaluate_{time.time_ns()}"
-    return {key: float(value) for key, value in build_runner(config).test().items()}
+    with guarded_loading():
+        return {key: float(value) for key, value in build_runner(config).test().items()}
 
 
 def run_tool(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> int:
-    """Run a tool's main: wrong input ends in one line on standard error and exit code 1.
+    """Run a tool's main and return its exit code, see `errors.run_tool`; what it loads runs no code, see `guarded_loading`."""
 
-    Set FREQKD_TRACEBACK=1 to see where an error came from.
-    """
-    if os.environ.get("FREQKD_TRACEBACK"):
-        main(arguments)
-        return 0
-    try:
-        main(arguments)
-    except USER_ERRORS as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {' '.join(str(text).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run it again to go on (train.py: with --resume)", file=sys.stderr)
-        return 130
-    return 0
+    def guarded(arguments: Sequence[str] | None) -> None:
+        with guarded_loading():
+            main(arguments)
+
+    return errors.run_tool(guarded, arguments)

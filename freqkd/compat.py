@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import os
+import traceback
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
 from mmengine.config import Config
+
+from freqkd.errors import worded
+from freqkd.slots import check_slots
 
 
 def patch_config_scopes() -> None:
@@ -25,31 +28,12 @@ def patch_config_scopes() -> None:
         MODULE2PACKAGE["mmseg"] = "mmseg"
 
 
-def run_on_cpu_processes(config: Config) -> Config:
-    """Return a config whose Runner works in several processes without an accelerator.
-
-    MMEngine's launcher picks a CUDA device and its wrapper names one. So the processes meet here, through gloo, and the
-    wrapper is told of no device. For processes that torchrun started.
-    """
-    import torch.distributed
-
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
-    config = Config(copy.deepcopy(config.to_dict()))
-    wrapper = dict(
-        type="MMDistributedDataParallel",
-        broadcast_buffers=False,
-        find_unused_parameters=config.get("find_unused_parameters", False),
-    )
-    config.model_wrapper_cfg = {**wrapper, **config.get("model_wrapper_cfg", {}), "device_ids": None}
-    return config
-
-
 def read_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Config:
     """Read a config: `"mmdet::..."`, `"mmseg::..."`, a file, or one that is in memory already.
 
     Raises:
-        ValueError: no such config (the message says where it was looked for), or one that is no Python.
+        ValueError: no such config (the message says where it was looked for), one that cannot be run, or one with a value
+            of a wrong kind.
     """
     patch_config_scopes()
     if isinstance(config, Config):
@@ -66,10 +50,31 @@ def read_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Config:
         path = name
     if not os.path.isfile(path):
         raise ValueError(f"config not found: {name}; check the path (relative to {os.getcwd()})")
+    with worded(f"config {name} cannot be read"):
+        read = _run_config(name, path)
+        check_slots(read)
+    return read
+
+
+def _read_by(error: BaseException) -> str:
+    """Return the file that MMEngine was reading when it raised, which may be a base of the one that was named."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "_file2dict"]
+    return str(frames[-1].f_locals.get("filename", "")) if frames else ""
+
+
+def _run_config(name: str, path: str) -> Config:
     try:
         return Config.fromfile(path)
     except SyntaxError as error:
         raise ValueError(
-            f"config {error.filename if os.path.isfile(str(error.filename)) else name} is no valid Python: {error.msg}, "
-            f"line {error.lineno}"
+            f"config {_read_by(error) or name} is no valid Python: {error.msg}, line {error.lineno}"
+        ) from None
+    except ImportError as error:  # MMEngine adds the whole search path
+        raise ValueError(
+            f"config {name} names a module that cannot be imported ({error.__cause__ or error}); install it, set PYTHONPATH "
+            "so that it is found, or mend custom_imports"
+        ) from error
+    except SystemExit as error:
+        raise ValueError(
+            f"config {name} must not end the program, but it calls exit ({error}); take that out"
         ) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ from mmengine.config import Config
 from torch import nn
 
 from freqkd.checkpoints import check_fit, read_checkpoint, weights_of, write_atomic
+from freqkd.errors import worded
+from freqkd.files import write_whole
 
 _OURS = "freqkd."
 
@@ -50,6 +51,8 @@ def student_config(config: Config) -> Config:
     if others:
         plain["custom_imports"] = dict(imports=others, allow_failed_imports=False)
     defaults = plain.get("default_hooks", {})
+    if (defaults.get("checkpoint") or {}).get("type") == "freqkd.CheckpointHook":
+        defaults["checkpoint"]["type"] = "CheckpointHook"
     plain["default_hooks"] = {name: hook for name, hook in defaults.items() if not _is_ours(hook)}
     if "custom_hooks" in plain:
         plain["custom_hooks"] = [hook for hook in plain["custom_hooks"] if not _is_ours(hook)]
@@ -63,12 +66,8 @@ def student_config(config: Config) -> Config:
 
 def write_config(config: Config, path: str | os.PathLike[str]) -> None:
     """Write a config as one flat Python file, whole or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        draft = Path(folder) / target.name
-        draft.write_text(config.pretty_text)
-        os.replace(draft, target)
+    with write_whole(path) as file:
+        file.write(config.pretty_text.encode())
 
 
 def export_student(config: Config, checkpoint: str, out_dir: str, half: bool = False, trust: bool = False) -> Path:
@@ -106,10 +105,11 @@ def export_student(config: Config, checkpoint: str, out_dir: str, half: bool = F
 
 def _build(config: Config) -> nn.Module:
     """Build the network that a config's student, or model, describes; its weights are left to whoever loads them."""
-    from freqkd.distillers.teacher import build_network, forked_randomness
+    from freqkd.distillers.teacher import build_network
+    from freqkd.randomness import forked_randomness
 
     model = config.model.student if is_distillation(config) else config.model
-    with forked_randomness(), warnings.catch_warnings():
+    with forked_randomness(), worded("model"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mmseg's heads have words about their losses, which nobody asked for here
         return build_network(model, config.get("default_scope"))
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from freqkd.canvas import CAPTION, GAP, MARGIN, TITLE, Color, Columns, Image, Page, check_image, rectangle, resize
+from freqkd.files import write_whole
 
 WIDTH = 1500
 FOOTER = "One row for each prompt; below each mask its mean ± standard deviation over the positions."
@@ -263,11 +264,6 @@ def save_png(path: str | os.PathLike[str], array: ArrayLike) -> Path:
     if target.suffix.lower() != ".png":
         raise ValueError(f"path must end in .png, got {str(path)!r}")
     data = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")  # same folder: os.replace must not cross disks
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_whole(target) as file:
+        file.write(data)
     return target

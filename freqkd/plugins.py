@@ -14,9 +14,10 @@ from freqkd.datasets.views import FixedViews
 from freqkd.distillers.distiller import Distiller
 from freqkd.distillers.prompt_tuner import PromptTuner
 from freqkd.distillers.terms import DistillTerm
-from freqkd.hooks.guards import ResumeGuard
+from freqkd.hooks.checkpoint import CheckpointHook
 from freqkd.hooks.masks import MaskHook
 from freqkd.hooks.memory_format import ChannelsLastHook
+from freqkd.hooks.non_finite import NonFiniteHook
 from freqkd.hooks.progress import ProgressHook
 from freqkd.hooks.prompts import PromptFileHook, PromptStatisticsHook
 from freqkd.losses import (
@@ -57,6 +58,14 @@ LOSSES = (
 )
 for part in (*MODEL_PARTS, *ADAPTERS, *LOSSES):
     MODELS.register_module(module=part)
-for hook in (ChannelsLastHook, MaskHook, ProgressHook, PromptFileHook, PromptStatisticsHook, ResumeGuard):
+for hook in (
+    ChannelsLastHook,
+    CheckpointHook,
+    MaskHook,
+    NonFiniteHook,
+    ProgressHook,
+    PromptFileHook,
+    PromptStatisticsHook,
+):
     HOOKS.register_module(module=hook)
 DATASETS.register_module(module=FixedViews)

@@ -1,172 +1,185 @@
-"""Find before a run what would stop it later: data, checkpoints, taps, channels; nothing is written until all is well."""
+"""Find before a run what would stop it later: checkpoints, taps, channels; nothing is written until all is well."""
 
 from __future__ import annotations
 
 import copy
-import json
 import os
+import re
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
+from mmengine.dist import get_rank
 from mmengine.registry import DATASETS, DefaultScope
-from mmengine.runner import find_latest_checkpoint
+from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from freqkd.checkpoints import CheckpointError, check_resumable, read_checkpoint
+from freqkd.checkpoints import CheckpointError, check_resumable, check_start, read_checkpoint
 from freqkd.distillers.distiller import Distiller
 from freqkd.distillers.manifest import read_manifest
 from freqkd.distillers.options import build_part
-from freqkd.distillers.teacher import forked_randomness
-
-LARGE = 50_000_000  # bytes; an annotation file of this size is not empty, and reading it twice takes long
-
-
-class DataError(ValueError):
-    """A data set is missing or empty; the message says which path and what to do."""
-
-
-def _datasets(config: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the data sets that files are read for, through wrappers such as RepeatDataset and ConcatDataset."""
-    if isinstance(config, (list, tuple)):
-        for item in config:
-            yield from _datasets(item)
-    elif isinstance(config, Mapping):
-        inner = config.get("dataset") or config.get("datasets")
-        if inner is not None:
-            yield from _datasets(inner)
-        elif config.get("data_root") or config.get("ann_file") or config.get("data_prefix"):
-            yield config
-
-
-def check_data(config: Config, splits: tuple[str, ...] = ("train", "val")) -> None:
-    """Check that every data set of the named splits is there and not empty.
-
-    Raises:
-        DataError: a folder or annotation file is missing, or a split holds no image.
-    """
-    for split in splits:
-        loader = config.get(f"{split}_dataloader")
-        for dataset in _datasets(loader.get("dataset") if loader else None):
-            _check_files(dataset, f"{split}_dataloader")
-            with DefaultScope.overwrite_default_scope(config.get("default_scope")):
-                _check_images(dataset, f"{split}_dataloader")
-
-
-def _annotations(dataset: Mapping[str, Any]) -> str:
-    path = dataset.get("ann_file") or ""
-    return path if not path or os.path.isabs(path) else os.path.join(dataset.get("data_root") or "", path)
-
-
-def _check_images(dataset: Mapping[str, Any], where: str) -> None:
-    """List the images as the run will, where that is quick, to see whether any is left."""
-    path = _annotations(dataset)
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        kind = registry.get(str(dataset["type"]))
-    if kind is None or not issubclass(kind, BaseDataset) or (path and os.path.getsize(path) > LARGE):
-        return
-    images: Any = DATASETS.build({**copy.deepcopy(dict(dataset)), "lazy_init": True})
-    images.data_list = images.load_data_list()
-    if images.filter_data():
-        return
-    folders = [
-        os.path.join(dataset.get("data_root") or "", part) for part in (dataset.get("data_prefix") or {}).values()
-    ]
-    looked = [f"classes {list(images.metainfo.get('classes', ()))}", f"folders {folders}"]
-    if hasattr(images, "img_suffix"):
-        looked.append(f"img_suffix {images.img_suffix!r}")
-    raise DataError(
-        f"{where}: the split is empty: no image of {path or dataset.get('data_root')} is left ({', '.join(looked)}); "
-        f"change {where}.dataset so that it finds the images"
-    )
-
-
-def _check_files(dataset: Mapping[str, Any], where: str) -> None:
-    root = dataset.get("data_root") or ""
-    hint = f"put the data there (see data/README.md), or change {where}.dataset.data_root"
-    prefixes = {key: os.path.join(root, value) for key, value in (dataset.get("data_prefix") or {}).items() if value}
-    for folder in [root, *prefixes.values()]:
-        if folder and not os.path.isdir(folder):
-            raise DataError(f"{where}: data folder not found: {folder}; {hint}")
-        if folder and not any(os.scandir(folder)):
-            raise DataError(f"{where}: data folder is empty: {folder}; {hint}")
-    path = _annotations(dataset)
-    if not path:
-        return
-    if not os.path.isfile(path):
-        raise DataError(f"{where}: annotation file not found: {path}; {hint}")
-    if not path.endswith(".json"):
-        if os.path.getsize(path) == 0:
-            raise DataError(f"{where}: annotation file is empty: {path}; it must name at least one image")
-        return
-    if os.path.getsize(path) > LARGE:
-        return
-    try:
-        with open(path) as file:
-            content = json.load(file)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: annotation file is no valid json: {path} ({error}); copy it again") from None
-    if not isinstance(content, dict):
-        return
-    images, boxes = content.get("images", []), content.get("annotations", [])
-    if not images:
-        raise DataError(f"{where}: the split is empty: {path} lists no image; name another ann_file")
-    if (dataset.get("filter_cfg") or {}).get("filter_empty_gt") and not boxes:
-        raise DataError(f"{where}: the split is empty: no image of {path} has an annotation; name another ann_file")
+from freqkd.distillers.schedules import check_progress
+from freqkd.errors import worded
+from freqkd.first_step import try_steps
+from freqkd.loading import guarded_loading, keep_checkpoint
+from freqkd.randomness import forked_randomness
+from freqkd.runner_checks import check_optimization
 
 
 def check_checkpoint(config: Config, trust: bool = False) -> dict[str, Any] | None:
-    """Read the file that the run will load or resume from, before MMEngine does so without restrictions.
+    """Read the file that the run will load or resume from, and hand MMEngine what was read, see `keep_checkpoint`.
 
-    Returns what the run resumes from; None where it starts anew.
+    Where a training goes on from the latest checkpoint of its work dir, that is the newest one that is whole; `load_from`
+    of the config then names it.
+
+    Returns what the run loads or resumes from; None where it starts anew.
 
     Raises:
         CheckpointError: it is missing, damaged, needs arbitrary unpickling and `trust` is False, or no training wrote it
-            and one shall be resumed.
+            and one shall be resumed; or the work dir has checkpoints, and none is whole.
     """
     path = config.get("load_from")
     if config.get("resume") and not path:
-        path = find_latest_checkpoint(config.work_dir) if os.path.isdir(config.work_dir) else None
-    if not path or "://" in str(path).replace("https://", "").replace("http://", ""):
+        found = find_resumable(config, trust)
+        if found is None:
+            config.resume = False
+            return None
+        config.load_from, checkpoint = found
+    elif not path:
         return None
-    checkpoint = read_checkpoint(path, trust)
-    if not config.get("resume"):
-        return None
-    if not {"state_dict", "optimizer", "message_hub", "meta"} <= set(checkpoint):
+    elif "://" in str(path) and not str(path).startswith(("http://", "https://")):
+        with guarded_loading(trust):
+            checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location="cpu")
+    else:
+        checkpoint = read_checkpoint(path, trust)
+    if config.get("resume") and not _is_training(checkpoint):
         raise CheckpointError(
             f"cannot resume: {path} holds weights, but not the state of a training; name a checkpoint of one, or start "
             f"anew from the weights with --cfg-options load_from={path}"
         )
+    keep_checkpoint(config.load_from, checkpoint)
     return checkpoint
 
 
-def check_model(config: Config, resumed: Mapping[str, Any] | None = None) -> None:
-    """Build the model aside and run its terms once on a blank image, leaving no trace.
+def check_initial_weights(config: Config, trust: bool = False) -> None:
+    """Read the files that a network starts from (`init_cfg=dict(type='Pretrained')`, `pretrained=`) and hand them to MMEngine.
+
+    Raises:
+        CheckpointError: one is missing, damaged, or needs arbitrary unpickling and `trust` is False.
+    """
+    with guarded_loading(trust):
+        for name in sorted(set(_initial_weights(config.get("model")))):
+            keep_checkpoint(name, CheckpointLoader.load_checkpoint(name, map_location="cpu"))
+
+
+def _initial_weights(part: Any) -> Iterator[str]:
+    """Yield the checkpoints that a part of a config names; a teacher's own are those of its checkpoint."""
+    if isinstance(part, Mapping):
+        if part.get("type") == "Pretrained" and isinstance(part.get("checkpoint"), str):
+            yield part["checkpoint"]
+        if isinstance(part.get("pretrained"), str):
+            yield part["pretrained"]
+        for key, value in part.items():
+            if key != "teacher":
+                yield from _initial_weights(value)
+    elif isinstance(part, (list, tuple)):
+        for item in part:
+            yield from _initial_weights(item)
+
+
+def _is_training(checkpoint: Mapping[str, Any]) -> bool:
+    return {"state_dict", "optimizer", "message_hub", "meta"} <= set(checkpoint)
+
+
+def find_resumable(config: Config, trust: bool = False) -> tuple[str, dict[str, Any]] | None:
+    """Return the newest whole checkpoint of a training in its work dir, and what it holds; None where there is none.
+
+    What is newer and not whole, as a kill or a full disk leaves it, is named on standard error.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none of them is whole.
+    """
+    candidates = _checkpoints(config)
+    damaged: list[str] = []
+    for path in candidates:
+        try:
+            checkpoint = read_checkpoint(path, trust)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        if _is_training(checkpoint):
+            for fault in damaged:
+                print(f"--resume goes on from {path}, because {fault}", file=sys.stderr)
+            return str(path), checkpoint
+    if damaged:
+        raise CheckpointError(
+            f"cannot resume: no checkpoint in {config.work_dir} is whole ({damaged[0]}); delete the damaged files to start "
+            "anew, or name a whole checkpoint: --resume PATH"
+        )
+    if get_rank() == 0:
+        print(f"--resume: no checkpoint in {config.work_dir}; the training starts at its first step", file=sys.stderr)
+    return None
+
+
+def _checkpoints(config: Config) -> list[Path]:
+    """List the checkpoints of a training, the newest first."""
+    work_dir = Path(config.work_dir)
+    folders = [work_dir]
+    hook = (config.get("default_hooks") or {}).get("checkpoint") or {}
+    if hook.get("out_dir"):
+        folders.append(Path(hook["out_dir"], work_dir.name))
+    found = {path for folder in folders for path in folder.glob("*.pth") if not path.name.startswith((".", "best_"))}
+    with suppress(OSError, UnicodeDecodeError):
+        named = Path((work_dir / "last_checkpoint").read_text().strip())
+        found |= {named} if named.suffix and named.is_file() else set()
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, _step(path)), reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int((re.findall(r"\d+", path.stem) or ["0"])[-1])
+
+
+def check_model(
+    config: Config, checkpoint: Mapping[str, Any] | None = None, samples: Mapping[str, Any] | None = None
+) -> None:
+    """Build the model aside, run its terms once on a blank image, and take its first step, leaving no trace.
 
     Args:
         config: the config of a training.
-        resumed: the checkpoint that it goes on from.
+        checkpoint: what it loads or resumes from.
+        samples: what `check_data` returned; None: no step is taken.
 
     Raises:
         ValueError: an unknown tap or argument, features that do not fit, a term with a wrong name.
-        CheckpointError: teacher, prompts, `resumed` or the teacher's cache cannot be used.
+        CheckpointError: teacher, prompts, `checkpoint` or the teacher's cache cannot be used.
     """
     scope = config.get("default_scope")
     with forked_randomness(), DefaultScope.overwrite_default_scope(scope), torch.random.fork_rng(devices=[]):
-        try:
-            model = build_part("model", config.model)
-        except TypeError as error:
-            raise ValueError(f"model has an argument too many or too few: {error}") from None
-        if resumed is not None:
-            check_resumable(model, resumed["state_dict"])
-        if hasattr(model, "rehearse"):
-            model.rehearse()
+        model = build_part("model", config.model)
+        optimizers = check_optimization(config, model)
+        check_progress(model, config)
+        with worded("model"):
+            if hasattr(model, "rehearse"):
+                model.rehearse()
         _check_manifest(model, config)
-        if resumed is not None:
-            _try_loading(model, resumed["state_dict"])
+        if checkpoint is not None:
+            _check_state(model, config, checkpoint)
+        try_steps(config, model, optimizers, samples or {})
+
+
+def _check_state(model: nn.Module, config: Config, checkpoint: Mapping[str, Any]) -> None:
+    """Compare what a run resumes or starts from with its model."""
+    if config.get("resume"):
+        check_resumable(model, checkpoint)
+        _try_loading(model, checkpoint["state_dict"])
+        return
+    left = check_start(model, checkpoint, str(config.load_from))
+    if left and get_rank() == 0:
+        print(left, file=sys.stderr)
 
 
 def _check_manifest(model: Any, config: Config) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from freqkd.checks import check_at_least, check_choice, check_map, upcast
+from freqkd.checks import WIDEST, check_choice, check_flag, check_map, check_whole, upcast
 from freqkd.scores import subband_scores
-from freqkd.wavelets import HAAR_NAMES, Subbands, wavedec2, waverec2
+from freqkd.wavelets import DEEPEST, HAAR_NAMES, Subbands, check_depth, wavedec2, waverec2
 
 BAND_CHOICES = ("subband", "level")
 OVERLAP_CHOICES = ("jaccard", "dice")
@@ -176,9 +176,10 @@ class FrequencyPrompt(nn.Module):
         wavelet: str = "haar",
     ) -> None:
         super().__init__()
-        check_at_least("channels", channels, 1)
-        check_at_least("num_prompts", num_prompts, 1)
-        check_at_least("level", level, 1)
+        check_whole("channels", channels, 1, most=WIDEST)
+        check_whole("num_prompts", num_prompts, 1, most=1024)
+        check_whole("level", level, 1, most=DEEPEST)
+        check_flag("normalize", normalize)
         check_choice("bands", bands, BAND_CHOICES)
         check_choice("overlap", overlap, OVERLAP_CHOICES)
         self.channels = channels
@@ -203,7 +204,7 @@ class FrequencyPrompt(nn.Module):
     def decompose(self, feat: Tensor) -> Subbands:
         """Return the subbands of a map; warn once where it is too small for the level."""
         check_map("feat", feat, self.channels)
-        self.warn_if_small(feat)
+        self.check_size(feat)
         return wavedec2(feat, self.wavelet, self.level)
 
     def masks(self, bands: Subbands) -> tuple[Tensor, ...]:
@@ -229,7 +230,7 @@ class FrequencyPrompt(nn.Module):
         """
         if self.wavelet in HAAR_NAMES:
             check_map("feat", feat, self.channels)
-            self.warn_if_small(feat)
+            self.check_size(feat)
             masks = tuple(scores.sigmoid_() for scores in subband_scores(feat, self.tokens, self.level))
         else:
             masks = self.masks(self.decompose(feat))
@@ -259,8 +260,13 @@ class FrequencyPrompt(nn.Module):
             return torch.stack([jaccard_overlap(mask) for mask in masks]).mean()
         return torch.stack([dice_overlap(mask) for mask in masks]).sum()
 
-    def warn_if_small(self, feat: Tensor) -> None:
-        """Warn, once, where the coarsest bands of `feat` would hold mostly padding."""
+    def check_size(self, feat: Tensor) -> None:
+        """Warn, once, where the coarsest bands of `feat` would hold mostly padding.
+
+        Raises:
+            ValueError: they would hold next to nothing else, see `check_depth`.
+        """
+        check_depth(self.level, (feat.shape[-2], feat.shape[-1]))
         smallest = min(feat.shape[-2], feat.shape[-1])
         if self._warned or smallest > 2 ** (self.level - 1):
             return

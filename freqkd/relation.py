@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from freqkd.checks import check_at_least, check_map, check_same_shape, upcast
+from freqkd.checks import WIDEST, check_map, check_positive, check_same_shape, check_whole, upcast
 from freqkd.resizing import Factors, resize, resize_back, resizing, squares_of_resized
 
 TEMPERATURE = 0.25
@@ -47,7 +47,7 @@ def channel_relation(feat: Tensor, deeper: Tensor | None = None, temperature: fl
         [47.0, 47.0, 6.0]
     """
     check_map("feat", feat)
-    check_at_least("temperature", temperature, 0, exclusive=True)
+    check_positive("temperature", temperature)
     if deeper is not None:
         check_map("deeper", deeper)
         if deeper.shape[0] != feat.shape[0]:
@@ -163,8 +163,8 @@ class ChannelGate(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 4) -> None:
         super().__init__()
-        check_at_least("channels", channels, 1)
-        check_at_least("reduction", reduction, 1)
+        check_whole("channels", channels, 1, most=WIDEST)
+        check_whole("reduction", reduction, 1)
         self.channels = channels
         hidden = max(channels // reduction, 8)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, 1))

@@ -82,7 +82,7 @@ class FeatureTap(_Hooks):
 
     Raises:
         ValueError: a path does not exist (nearest names listed); on construction.
-        RuntimeError: on reading, a later module changed an output in place, so its values are gone.
+        ValueError: on reading, a later module changed an output in place, so its values are gone.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sigmoid())
     >>> with FeatureTap(model, ["0"]) as tap:
@@ -114,9 +114,9 @@ class FeatureTap(_Hooks):
             raise ValueError(f"{path!r} is not tapped; tapped are {', '.join(map(repr, self._records))}")
         for output, versions in self._records[path]:
             if [tensor._version for tensor in flatten_maps(output)] != versions:
-                raise RuntimeError(
-                    f"the output of {path!r} was changed in place by a later module (an in-place activation?); "
-                    "tap that later module, or build it with inplace=False"
+                raise ValueError(
+                    f"the output of {path!r} must stay as it was, but a later module changed it in place (an in-place "
+                    "activation?); tap that later module, or build it with inplace=False"
                 )
         return tuple(output for output, _ in self._records[path])
 

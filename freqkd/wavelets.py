@@ -11,9 +11,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freqkd.checks import check_at_least, check_map, upcast
+from freqkd.checks import check_map, check_whole, upcast
 
 HAAR_NAMES = ("haar", "db1")
+DEEPEST = 10  # levels: a block of 1024 x 1024 positions of a feature map
+_ROOM = 2**16  # positions that blocks may fill of any map
+_SHARE = 64  # times its positions that they may fill of a large one
+
+
+def check_depth(level: int, size: tuple[int, int]) -> None:
+    """Raise ValueError where blocks of 2^level x 2^level positions are absurdly larger than a map of `size`.
+
+    Depths up to 8 always pass: small maps are padded.
+
+    >>> check_depth(9, (100, 152))
+    >>> check_depth(10, (100, 152))
+    Traceback (most recent call last):
+    ...
+    ValueError: level must fit the map: blocks of 1024x1024 positions for level=10, got a map of 100x152; level=7 fits
+    """
+    height, width = size
+    block = 2**level
+    filled = (-(-height // block) * block) * (-(-width // block) * block)
+    if filled > max(_ROOM, _SHARE * height * width):
+        fitting = max((min(size) - 1).bit_length(), 1)
+        raise ValueError(
+            f"level must fit the map: blocks of {block}x{block} positions for level={level}, got a map of "
+            f"{height}x{width}; level={fitting} fits"
+        )
 
 
 class Subbands(NamedTuple):
@@ -43,14 +68,14 @@ def wavedec2(x: Tensor, wavelet: str = "haar", level: int = 3) -> Subbands:
         x: the feature map.
         wavelet: a name PyWavelets knows. "haar" needs torch alone, and compiles and vectorises; any other needs
             the packages pytorch_wavelets and PyWavelets.
-        level: how often the low band is split, at least 1.
+        level: how often the low band is split, 1 to 10.
 
     Shape:
         x: (N, C, H, W); low: (N, C, h, w) with h = ceil(H / 2^level); details[j]: (N, C, 3, ceil(H / 2^(j+1)), ...).
         Longer wavelets give longer bands, the lengths of PyWavelets' mode "zero".
 
     Raises:
-        ValueError: `x` is no map, `level` is below 1, or `wavelet` is unknown.
+        ValueError: `x` is no map, `level` is out of range or too deep for it, or `wavelet` is unknown.
         ImportError: `wavelet` is not Haar and pytorch_wavelets is missing.
 
     Example:
@@ -59,7 +84,8 @@ def wavedec2(x: Tensor, wavelet: str = "haar", level: int = 3) -> Subbands:
         (5.0, [-2.0, -1.0, 0.0])
     """
     check_map("x", x)
-    check_at_least("level", level, 1)
+    check_whole("level", level, 1, most=DEEPEST)
+    check_depth(level, (x.shape[-2], x.shape[-1]))
     low = upcast(x)
     if wavelet not in HAAR_NAMES:
         return _library_wavedec2(low, wavelet, level)

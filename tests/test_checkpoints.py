@@ -217,9 +217,9 @@ def test_the_hash_of_a_student_does_not_depend_on_how_it_was_trained():
 
 def test_what_a_training_needs_to_resume_is_looked_for():
     model = nn.ModuleDict(dict(distiller=nn.Linear(1, 1), backbone=nn.Linear(1, 1)))
-    check_resumable(model, {"distiller.weight": 0, "distiller.bias": 0})
+    check_resumable(model, dict(state_dict={"distiller.weight": 0, "distiller.bias": 0}))
     with pytest.raises(CheckpointError, match=r"lacks 1 tensors of this training, first \['distiller.bias'\]"):
-        check_resumable(model, {"distiller.weight": 0, "backbone.weight": 0})
+        check_resumable(model, dict(state_dict={"distiller.weight": 0, "backbone.weight": 0}))
 
 
 def test_writing_replaces_a_file_whole(tmp_path):

@@ -8,9 +8,8 @@ import torch
 from mmengine.logging import MessageHub
 from torch import nn
 
-from freqkd.checkpoints import CheckpointError, read_checkpoint
+from freqkd.checkpoints import read_checkpoint
 from freqkd.distillers.prompt_tuner import PromptTuner
-from freqkd.hooks.guards import ResumeGuard
 from freqkd.hooks.masks import MaskHook
 from freqkd.hooks.memory_format import ChannelsLastHook
 from freqkd.hooks.progress import SECONDS, ProgressHook
@@ -46,7 +45,7 @@ def test_masks_are_pictured_in_both_stages(stages):
 
 
 def test_masks_need_a_positive_interval():
-    with pytest.raises(ValueError, match="interval must be at least 1 iteration, got 0"):
+    with pytest.raises(ValueError, match="interval must be at least 1, got 0"):
         MaskHook(interval=0)
 
 
@@ -96,30 +95,6 @@ def test_statistics_without_validation_data_are_left_out_with_one_warning(fresh,
     log = next((tmp_path / "run").rglob("*.log")).read_text()
     assert log.count("PromptStatisticsHook measures nothing: it needs val_dataloader") == 1
     assert "Masks after" not in log
-
-
-class Prompted(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.backbone, self.distiller = nn.Linear(1, 1), nn.Linear(1, 1)
-
-
-@pytest.mark.parametrize("resumes", [True, False])
-def test_the_guard_stops_a_resumption_without_our_tensors_and_nothing_else(resumes):
-    runner = SimpleNamespace(_resume=resumes, model=Prompted())
-    state = runner.model.state_dict()
-    ResumeGuard().after_load_checkpoint(runner, dict(state_dict=state))
-    plain = dict(state_dict={key: value for key, value in state.items() if key.startswith("backbone")})
-    if not resumes:
-        ResumeGuard().after_load_checkpoint(runner, plain)
-        return
-    with pytest.raises(CheckpointError, match=r"lacks 2 tensors of this training, first \['distiller.bias'"):
-        ResumeGuard().after_load_checkpoint(runner, plain)
-
-
-def test_the_guard_is_on_in_every_run_of_ours(stages):
-    log = next((stages / "second").rglob("*.log")).read_text()
-    assert "ResumeGuard" in log
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def test_a_change_in_place_is_detected():
     with FeatureTap(model, ["0", "1"]) as tap:
         model(torch.tensor([-1.0]).clone())
     assert float(tap["1"][0]) == 0.0
-    with pytest.raises(RuntimeError, match="the output of '0' was changed in place by a later module"):
+    with pytest.raises(ValueError, match="the output of '0' must stay as it was, but a later module"):
         tap["0"]
 
 

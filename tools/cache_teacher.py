@@ -10,15 +10,17 @@ import sys
 from collections.abc import Sequence
 
 from freqkd.cli import add_run_arguments, cache_teacher, load_run_config, run_tool
+from freqkd.errors import EPILOG
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     parser.add_argument(
         "config", help="config of a training whose teacher has a cache: a distillation or a prompt stage"
     )
     add_run_arguments(parser)
-    cache_teacher(load_run_config(parser.parse_args(arguments)))
+    options = parser.parse_args(arguments)
+    cache_teacher(load_run_config(options), options.trust_checkpoint)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from freqkd.cli import run_tool
 from freqkd.compat import read_config
+from freqkd.errors import EPILOG
 from freqkd.export import export_student
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     parser.add_argument("config", help="config of the distillation")
     parser.add_argument("checkpoint", help="checkpoint of the distillation")
     parser.add_argument("--out-dir", required=True, help="folder for the two files")

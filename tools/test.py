@@ -8,12 +8,16 @@ from collections.abc import Sequence
 
 from freqkd.checkpoints import read_checkpoint
 from freqkd.cli import add_run_arguments, build_runner, load_run_config, run_tool
+from freqkd.data_checks import check_data
+from freqkd.errors import EPILOG
 from freqkd.export import check_weights, is_distillation, student_config
-from freqkd.preflight import check_data
+from freqkd.loading import keep_checkpoint
+from freqkd.processes import agreed
+from freqkd.runner_checks import check_parts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     parser.add_argument("config", help="config of a distillation or of a plain network")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions")
@@ -24,10 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_run_arguments(parser)
     options = parser.parse_args(arguments)
     config = load_run_config(options)
-    loaded = read_checkpoint(options.checkpoint, options.trust_checkpoint)
-    check_data(config, ("test",))
-    check_weights(config, loaded, options.checkpoint)
-    del loaded
+    with agreed():
+        loaded = read_checkpoint(options.checkpoint, options.trust_checkpoint)
+        check_data(config, ("test",), options.trust_checkpoint)
+        check_parts(config, "test")
+        check_weights(config, loaded, options.checkpoint)
+    keep_checkpoint(options.checkpoint, loaded)
     if is_distillation(config):
         work_dir, launcher = config.work_dir, config.launcher
         config = student_config(config)

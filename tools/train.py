@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from freqkd.cli import add_run_arguments, load_run_config, run_tool, train
+from freqkd.errors import EPILOG
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     parser.add_argument("config", help="config file, or mmdet::NAME / mmseg::NAME")
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision (needs an accelerator)")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ import torch
 from freqkd.checkpoints import hash_weights, read_checkpoint, weights_of, write_atomic
 from freqkd.cli import evaluate, run_tool, train
 from freqkd.compat import read_config
+from freqkd.errors import EPILOG
 from freqkd.export import count_parameters
+from freqkd.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,8 @@ def make_teacher(task: str, work_dir: str) -> None:
         command="make teachers",
     )
     card_file = Path(recipe.file).with_suffix(".json")
-    draft = card_file.with_suffix(".json.part")
-    draft.write_text(json.dumps(card, indent=2) + "\n")
-    os.replace(draft, card_file)
+    with write_whole(card_file) as file:
+        file.write((json.dumps(card, indent=2) + "\n").encode())
     print(f"{recipe.file}: {recipe.metric} {half * recipe.scale:.4f} (full precision {full * recipe.scale:.4f})")
     if abs(half - full) * recipe.scale > 0.002:
         raise ValueError(
@@ -83,7 +83,7 @@ def make_teacher(task: str, work_dir: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     parser.add_argument("--task", choices=sorted(RECIPES), help="only this one")
     parser.add_argument(
         "--work-dir", default="work_dirs/teachers", help="folder of the trainings; interrupted ones go on"

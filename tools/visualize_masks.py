@@ -9,20 +9,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, DefaultScope
 
 from freqkd.checkpoints import load_strict
 from freqkd.cli import add_run_arguments, load_run_config, run_tool
+from freqkd.data_checks import check_data
 from freqkd.distillers.masks import mask_pictures, prompted_terms
+from freqkd.distillers.options import build_part
 from freqkd.distillers.prompt_files import TEACHER_HASH, read_prompts
 from freqkd.distillers.prompt_tuner import PromptTuner
+from freqkd.errors import EPILOG
 from freqkd.hooks.masks import check_level
 from freqkd.plotting import save_png
-from freqkd.preflight import check_data
+from freqkd.runner_checks import check_parts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     parser.add_argument("config", help="config of a prompt stage, or of a distillation with a FreeKD term")
     parser.add_argument(
         "--prompts", help="prompt file; default the one a distillation names; needed for a prompt stage"
@@ -36,12 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.num < 1:
         raise ValueError(f"--num must be at least 1, got {options.num}")
     check_data(config, ("val",))
+    check_parts(config, "val")
     with DefaultScope.overwrite_default_scope(config.default_scope):
         if options.prompts and config.model.type.endswith("Distiller"):
             for term in config.model.terms.values():
                 if "prompts" in term:
                     term.prompts = options.prompts
-        model = MODELS.build(config.model).eval()
+        model = build_part("model", config.model).eval()
         prompted_terms(model)
         if options.level is not None:
             check_level("--level", options.level, model)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from freqkd.adapters.dense import check_activation, count_boxes, unfold_anchors
 from freqkd.adapters.distribution import Targets, assign_targets
-from freqkd.checks import check_at_least
+from freqkd.checks import check_whole
 from freqkd.distillers.batch import Batch
 from freqkd.losses import align_statistics
 
@@ -95,14 +95,16 @@ class CrossHead:
         centerness: str | None = None,
         num_classes: int | None = None,
     ) -> None:
-        check_at_least("index", index, 0)
+        check_whole("index", index, 0)
+        if num_classes is not None:
+            check_whole("num_classes", num_classes, 1)
         if reg is None and num_classes is None:
             raise ValueError("num_classes must be given where reg is None: anchors are unfolded by it")
         if reg is None and centerness is not None:
             raise ValueError(
                 f"centerness must be None where reg is None, got {centerness!r}: it is on the boxes' branch"
             )
-        self.index, self.cls, self.reg = int(index), cls, reg
+        self.index, self.cls, self.reg = index, cls, reg
         self.centerness, self.num_classes = centerness, num_classes
 
     def check_head(self, network: nn.Module, path: str, loss: nn.Module, owner: str) -> None:

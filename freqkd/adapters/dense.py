@@ -8,7 +8,7 @@ import torch
 from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
-from freqkd.checks import check_at_least, check_choice
+from freqkd.checks import check_choice, check_whole
 from freqkd.distillers.batch import Batch
 from freqkd.losses.divergence import DIVERGENCES
 
@@ -66,7 +66,7 @@ class DenseLogits:
     asks_teacher = False
 
     def __init__(self, num_classes: int, normalizer: str = "samples") -> None:
-        check_at_least("num_classes", num_classes, 1)
+        check_whole("num_classes", num_classes, 1)
         check_choice("normalizer", normalizer, NORMALIZER_CHOICES)
         self.num_classes, self.normalizer = num_classes, normalizer
 

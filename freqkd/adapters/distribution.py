@@ -9,6 +9,7 @@ import torch
 from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor
 
+from freqkd.checks import check_flag
 from freqkd.distillers.batch import Batch
 from freqkd.losses import valuable_region
 
@@ -107,6 +108,7 @@ class LDTargets(_Distributions):
     """
 
     def __init__(self, region: bool = True) -> None:
+        check_flag("region", region)
         self.region = region
 
     def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:

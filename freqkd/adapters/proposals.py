@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd.adapters.dense import check_activation
-from freqkd.checks import check_at_least
+from freqkd.checks import check_whole
 from freqkd.distillers.batch import Batch
 from freqkd.taps import find_module
 
@@ -44,7 +44,7 @@ class ProposalLogits:
 
     def __init__(self, stage: int | None = None) -> None:
         if stage is not None:
-            check_at_least("stage", stage, 0)
+            check_whole("stage", stage, 0)
         self.stage = stage
         end = "" if stage is None else f".{stage}"
         self._extractor, self._head = f"roi_head.bbox_roi_extractor{end}", f"roi_head.bbox_head{end}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd.adapters.dense import check_activation
-from freqkd.checks import check_at_least, check_choice, upcast
+from freqkd.checks import check_at_least, check_choice, check_flag, check_whole, upcast
 from freqkd.distillers.batch import Batch
 
 MATCHING_CHOICES = ("hungarian", "identity")
@@ -93,11 +93,12 @@ class QueryLogits:
         target: bool = False,
     ) -> None:
         check_choice("matching", matching, MATCHING_CHOICES)
-        check_at_least("layers", layers, 1)
+        check_whole("layers", layers, 1)
+        check_flag("target", target)
         self.costs = dict(class_cost=class_cost, box_cost=box_cost, iou_cost=iou_cost)
         for name, value in self.costs.items():
             check_at_least(name, value, 0)
-        self.matching, self.layers, self.target = matching, int(layers), target
+        self.matching, self.layers, self.target = matching, layers, target
 
     def check_head(self, network: nn.Module, path: str, loss: nn.Module, owner: str) -> None:
         """Check that a teacher has a transformer, and that the loss is for a network's head; see `check_activation`."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freqkd.checks import check_choice
+from freqkd.checks import LONGEST, check_choice, check_whole
 from freqkd.distillers.batch import Batch
 
 RESIZE_CHOICES = ("labels", "logits")
@@ -44,6 +44,7 @@ class SegLogits:
 
     def __init__(self, resize: str = "labels", ignore_index: int = 255) -> None:
         check_choice("resize", resize, RESIZE_CHOICES)
+        check_whole("ignore_index", ignore_index, -LONGEST)
         self.resize, self.ignore_index = resize, ignore_index
 
     def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
-from freqkd.checks import check_at_least
+from freqkd.checks import LONGEST, check_whole
 
 VIEW = "fixed_view"  # the key in a sample's metainfo
 _HANDLING = ("lazy_init", "serialize_data", "backend_args", "file_client_args", "max_refetch")
@@ -121,7 +121,8 @@ class FixedViews(Dataset):
     """
 
     def __init__(self, dataset: Any, views: int, seed: int = 0) -> None:
-        check_at_least("views", views, 1)
+        check_whole("views", views, 1)
+        check_whole("seed", seed, -LONGEST)
         if isinstance(dataset, Mapping):
             config = Config(copy.deepcopy(dict(dataset))).to_dict()
             pipeline = tuple(canonical(step) for step in config.pop("pipeline", None) or ())
@@ -139,8 +140,8 @@ class FixedViews(Dataset):
                 "images of earlier visits; use the transform that has no cache"
             )
         self.dataset = dataset
-        self.views = int(views)
-        self.seed = int(seed)
+        self.views = views
+        self.seed = seed
         self._prints = fingerprint(data), fingerprint(pipeline)
 
     def __len__(self) -> int:

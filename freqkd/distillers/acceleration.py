@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from freqkd.checks import check_choice
+from freqkd.checks import check_choice, check_flag
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPILED = ("backbone", "neck")
@@ -29,7 +29,8 @@ class Acceleration:
         compile: compile backbone and neck. Nothing inside them can be tapped then, only they themselves.
 
     Raises:
-        ValueError: `autocast` is no half precision; `fuse_norm` changes what this network answers.
+        ValueError: `autocast` is no half precision; a switch is neither True nor False; `fuse_norm` changes what this network
+            answers.
     """
 
     autocast: str | None = None
@@ -40,6 +41,8 @@ class Acceleration:
     def __post_init__(self) -> None:
         if self.autocast is not None:
             check_choice("teacher.autocast", self.autocast, PRECISIONS)
+        for name in ("channels_last", "fuse_norm", "compile"):
+            check_flag(f"teacher.{name}", getattr(self, name))
 
     def prepare(self, model: nn.Module) -> None:
         """Change a frozen network in eval mode, in place."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from freqkd.checkpoints import CheckpointError
-from freqkd.checks import check_at_least
+from freqkd.checks import check_whole
 from freqkd.datasets.views import VIEW, Source, View
 from freqkd.distillers.entries import (
     Entry,
@@ -37,7 +38,8 @@ class TeacherCache:
     """What a teacher gives for the views of `freqkd.FixedViews`.
 
     Stored values are rounded to half precision, and a view's first visit uses the rounded values too, so every visit gives
-    the same numbers. Several workers, processes and machines may fill one folder.
+    the same numbers. Several workers, processes and machines may fill one folder. A view whose stored values are no longer
+    what was written (a failing disk) is computed anew, with a warning that names the file.
 
     Config::
 
@@ -50,15 +52,16 @@ class TeacherCache:
     Raises:
         ValueError: a sample is no fixed view, a batch has images of several sizes, a map is no map per image or does not
             fit half precision, or the disk is too small.
-        CheckpointError: the folder was made for another teacher, pipeline, tap or size, or a view is no longer the same.
+        CheckpointError: the folder was made for another teacher, pipeline, tap or size, a view is no longer the same, or the
+            disk gives back other values than were written, twice.
     """
 
     def __init__(self, dir: str | os.PathLike[str], views: int) -> None:
         if not dir or not isinstance(dir, (str, os.PathLike)):
             raise ValueError(f"teacher.cache.dir must name a folder, got {dir!r}")
-        check_at_least("teacher.cache.views", views, 1)
+        check_whole("teacher.cache.views", views, 1)
         self.dir = Path(dir)
-        self.views = int(views)
+        self.views = views
         self._key: dict[str, Any] = {}
         self._source: Source | None = None
         self._admitted: list[str] = []  # taps that the folder was found to be made for
@@ -84,7 +87,8 @@ class TeacherCache:
         Returns:
             A function that waits for the files and returns `{path: maps}`, in the precision of `images`.
         """
-        entries = self.fill(teacher, images, data_samples, paths, preprocessor)
+        arguments = teacher, images, data_samples, paths, preprocessor
+        entries = self.fill(*arguments)
         first = entries[0]
         if any(list(entry.shapes.items()) != list(first.shapes.items()) for entry in entries):
             raise CheckpointError(
@@ -93,14 +97,35 @@ class TeacherCache:
         # Read in the background: the disk works while the student does.
         rows = torch.empty(len(entries), len(first.values), dtype=torch.float16, pin_memory=images.is_cuda)
         self._readers = self._readers or ThreadPoolExecutor(max_workers=4, thread_name_prefix="teacher-cache")
-        jobs = [self._readers.submit(np.copyto, row.numpy(), entry.values) for row, entry in zip(rows, entries)]
+        jobs = [self._readers.submit(entry.read_into, row.numpy()) for entry, row in zip(entries, rows)]
 
         def collect() -> Maps:
-            for job in jobs:
-                job.result()
+            damaged = [place for place, job in enumerate(jobs) if not job.result()]
+            if damaged:
+                files = [self._path(self._identify(data_samples[place])) for place in damaged]
+                self._drop(files)
+                again = self.fill(*arguments)
+                for place, file in zip(damaged, files):
+                    if not again[place].read_into(rows[place].numpy()):
+                        raise CheckpointError(
+                            f"teacher cache: {file} does not hold the values that were just written to it; check the disk, or "
+                            "name a dir on another in teacher.cache"
+                        )
             return _split(rows.to(images.device, non_blocking=True), first, paths, images.dtype)
 
         return collect
+
+    @staticmethod
+    def _drop(files: Sequence[Path]) -> None:
+        """Remove entries whose values are not what was written."""
+        for file in files:
+            file.unlink(missing_ok=True)
+            print_log(
+                f"teacher cache: the values in {file} are not those that were written (checksum); they are computed anew. "
+                "Check the disk",
+                "current",
+                logging.WARNING,
+            )
 
     def fill(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -14,15 +15,16 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from freqkd.checkpoints import check_inheritable, load_strict
+from freqkd.checkpoints import check_inheritable, hash_weights, load_strict
+from freqkd.checks import check_sequence, check_whole
 from freqkd.distillers.batch import Batch
 from freqkd.distillers.keys import STUDENT, from_student_keys, to_student_keys
 from freqkd.distillers.options import check_options, check_type, make
+from freqkd.distillers.record import lowered
 from freqkd.distillers.schedules import TermSchedule
 from freqkd.distillers.teacher import (
     Teacher,
     build_teacher,
-    forked_randomness,
     freeze_statistics,
     rehearsal,
     run_to,
@@ -30,6 +32,7 @@ from freqkd.distillers.teacher import (
 )
 from freqkd.distillers.terms import DistillTerm
 from freqkd.distillers.weights import gradient_norm
+from freqkd.randomness import forked_randomness
 from freqkd.taps import FeatureTap, InputTap, find_module
 
 
@@ -57,6 +60,9 @@ class Distiller(BaseModel):
         CheckpointError: the teacher or the prompts cannot be loaded, on `init_weights` or the first loss.
     """
 
+    # Called with a term's name and the student's maps as that term has them, by path; see `StepRecord`.
+    watch: Callable[[str, Mapping[str, Sequence[Tensor]]], None] | None = None
+
     def __init__(
         self,
         student: nn.Module | Mapping[str, Any],
@@ -67,6 +73,14 @@ class Distiller(BaseModel):
         monitor: int = 0,
         data_preprocessor: Any = None,
     ) -> None:
+        check_whole("monitor", monitor, 0)
+        check_sequence("inherit", inherit, "paths of student modules")
+        if not isinstance(student, (nn.Module, Mapping)):
+            raise ValueError(f"student must be the config of a network, dict(type=...), got {student!r}")
+        if not isinstance(terms, Mapping):
+            raise ValueError(
+                f"terms must be a dict of terms by name, dict(loss_freekd=dict(...)), got {type(terms).__name__}"
+            )
         network = (
             student if isinstance(student, nn.Module) else ROOT_MODELS.build(ConfigDict(copy.deepcopy(dict(student))))
         )
@@ -89,20 +103,22 @@ class Distiller(BaseModel):
             find_module(self.student, path)
         self.inherit = tuple(inherit)
         self.task_schedule = make("task_schedule", TermSchedule, task_schedule)
-        self.monitor = int(monitor)
+        self.monitor = monitor
         self._prepared = False
         self._iteration = 0
         self._register_state_dict_hook(to_student_keys)
 
     @staticmethod
     def _build_term(name: str, term: DistillTerm | Mapping[str, Any]) -> DistillTerm:
-        if not name.startswith("loss_"):
+        if not str(name).startswith("loss_"):
             raise ValueError(
                 f"a term's name must start with 'loss_', got {name!r}: MMEngine sums the entries whose name contains "
                 f"'loss' and would leave this one out; call it 'loss_{name}'"
             )
         if isinstance(term, DistillTerm):
             return term
+        if not isinstance(term, Mapping):
+            raise ValueError(f"terms.{name} must be dict(type='freqkd.DistillTerm', ...), got {term!r}")
         options = dict(term)
         check_type(f"terms.{name}.type", options.pop("type", None), DistillTerm, "its loss= says what the term does")
         check_options(f"terms.{name}", DistillTerm, options)
@@ -164,6 +180,13 @@ class Distiller(BaseModel):
             )
         self._prepared = True
 
+    def identity(self) -> dict[str, str]:
+        """Return the hashes of what a resumed training must find unchanged: the teacher, and the prompts of each term."""
+        self.prepare()
+        prompted = {name: term.loss for name, term in self.terms.items() if term.has_trained_prompts}
+        prompts = {f"terms.{name}.prompts": hash_weights(loss.state_dict()) for name, loss in prompted.items()}
+        return {"model.teacher": self.teacher.hash, **prompts}
+
     def rehearse(self, size: tuple[int, int] = (64, 96)) -> None:
         """Run every term once on a blank image, without training anything: raises what the first iteration would.
 
@@ -218,15 +241,15 @@ class Distiller(BaseModel):
         self.teacher.remember(images, data_samples, self._teacher_paths(), self.data_preprocessor)
 
     @staticmethod
-    def _term_loss(name: str, term: DistillTerm, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """Return a term's unweighted loss and the student features it is measured at."""
+    def _term_loss(name: str, term: DistillTerm, batch: Batch) -> Tensor:
+        """Return a term's unweighted loss."""
         try:
             student = term.select(batch.seen[term.student_path], term.student_path, "student")
             teacher: list[Tensor] = []
             if term.teacher_path in term.teacher_paths:
                 teacher = term.select(batch.taught[term.teacher_path], term.teacher_path, "teacher")
             term.advance()
-            return term(student, teacher, batch), student
+            return term(student, teacher, batch)
         except ValueError as error:
             raise ValueError(f"terms.{name}: {error}") from None
 
@@ -253,8 +276,9 @@ class Distiller(BaseModel):
         watched = bool(self.monitor and self._iteration % self.monitor == 0)
         task_norms: dict[Any, Tensor] = {}
         for name, term in self.terms.items():
-            loss, features = self._term_loss(name, term, batch)
-            factor = term.schedule() if term.schedule is not None else 1.0
+            loss = self._term_loss(name, term, self._give_maps(name, term, batch))
+            factor = (term.schedule() if term.schedule is not None else 1.0) * lowered(name)
+            features = term.select(seen[term.student_path], term.student_path, "student")
             if term.weight.wants_gradients or watched:
                 place = (term.student_path, term.levels)
                 if place not in task_norms:
@@ -263,6 +287,13 @@ class Distiller(BaseModel):
             losses[f"distill.{name}"] = loss * (term.weight.value() * factor)
         self._iteration += 1
         return losses
+
+    def _give_maps(self, name: str, term: DistillTerm, batch: Batch) -> Batch:
+        """Give a term the student's maps as tensors of its own, so that its gradient can be told from all others."""
+        maps = {path: [feature.view_as(feature) for feature in batch.seen[path]] for path in term.student_paths}
+        if self.watch is not None:
+            self.watch(name, maps)
+        return dataclasses.replace(batch, seen={**batch.seen, **maps})
 
     @staticmethod
     def _measure(

@@ -1,22 +1,24 @@
-"""The cache's files: one for each view, half precision behind a small header, whole or not there at all."""
+"""The cache's files: one for each view, half precision behind a small header, whole or not there at all, with checksums."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-_MAGIC = b"freqkd-maps 1\n"
+from freqkd.files import DRAFT, write_whole
+
+_MAGIC = b"freqkd-maps 2\n"
 _BLOCK = 64  # values start at a multiple of this many bytes
 _PAGE = 4096  # what a file occupies is a multiple of this, on most disks
 _STALE = 3600.0  # seconds after which the draft of a process that was killed is removed
@@ -25,12 +27,21 @@ Shapes = dict[str, list[tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored view: size of the padded image, checksum of its pixels, shapes `(C, H, W)` by tap, and all values."""
+    """One stored view: size of the padded image, checksum of its pixels, shapes `(C, H, W)` by tap, and all values.
+
+    `checksum` (crc32) is of the values as they were written; they are compared where they are read, not before.
+    """
 
     size: tuple[int, int]
     pixels: int
     shapes: Shapes
+    checksum: int
     values: np.memmap[Any, np.dtype[np.float16]]
+
+    def read_into(self, row: np.ndarray[Any, np.dtype[np.float16]]) -> bool:
+        """Copy the values; False where they are not what was written."""
+        np.copyto(row, self.values)
+        return zlib.crc32(row.data) == self.checksum
 
     @property
     def disk_bytes(self) -> int:
@@ -57,53 +68,44 @@ def entry_path(folder: Path, index: int, view: int) -> Path:
     return folder / "maps" / f"{index // 1000:05d}" / f"{index}_{view}.half"
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a draft beside `path` that takes its place when all is written; an error leaves nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def write_entry(path: Path, size: tuple[int, int], pixels: int, maps: Mapping[str, Sequence[Tensor]]) -> None:
     """Write one view's maps `(C, H, W)`, which are in half precision already, in the order of their taps' names."""
     maps = {tap: maps[tap] for tap in sorted(maps)}
     shapes = {tap: [list(value.shape) for value in values] for tap, values in maps.items()}
-    header = json.dumps(dict(size=size, pixels=pixels, shapes=shapes)).encode()
-    start = len(_MAGIC) + 4 + len(header)
-    with replacing(path) as file:
-        file.write(_MAGIC + len(header).to_bytes(4, "little") + header)
+    arrays = [value.contiguous().cpu().numpy() for values in maps.values() for value in values]
+    checksum = 0
+    for array in arrays:
+        checksum = zlib.crc32(array.data, checksum)
+    header = json.dumps(dict(size=size, pixels=pixels, shapes=shapes, checksum=checksum)).encode()
+    start = len(_MAGIC) + 8 + len(header)
+    with write_whole(path) as file:
+        file.write(_MAGIC + len(header).to_bytes(4, "little") + zlib.crc32(header).to_bytes(4, "little") + header)
         file.write(b"\0" * (-start % _BLOCK))
-        for values in maps.values():
-            for value in values:
-                file.write(value.contiguous().cpu().numpy().data)
+        for array in arrays:
+            file.write(array.data)
 
 
 def read_entry(path: Path) -> Entry | None:
-    """Map one view's file into memory; None where it is not there, or not whole."""
+    """Map one view's file into memory; None where it is not there, not whole, or its header is not what was written."""
     try:
         with open(path, "rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
                 return None
-            length = int.from_bytes(file.read(4), "little")
-            header = json.loads(file.read(length))
+            length, checksum = (int.from_bytes(file.read(4), "little") for _ in range(2))
+            text = file.read(length)
+            if not text or zlib.crc32(text) != checksum:
+                return None
+            header = json.loads(text)
             shapes = {tap: [tuple(shape) for shape in found] for tap, found in header["shapes"].items()}
             count = sum(int(np.prod(shape)) for found in shapes.values() for shape in found)
-            start = len(_MAGIC) + 4 + length
+            start = len(_MAGIC) + 8 + length
             start += -start % _BLOCK
             if os.fstat(file.fileno()).st_size != start + 2 * count:
                 return None
             values = np.memmap(file, np.float16, "r", start, (count,))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+    except FileNotFoundError:
         return None
-    return Entry(tuple(header["size"]), header["pixels"], shapes, values)
+    return Entry(tuple(header["size"]), header["pixels"], shapes, header["checksum"], values)
 
 
 def count_entries(folder: Path) -> int:
@@ -113,7 +115,7 @@ def count_entries(folder: Path) -> int:
         for file in os.scandir(shard):
             found += file.name.endswith(".half")
             with suppress(FileNotFoundError):  # another process has just finished it
-                if file.name.endswith(".part") and time.time() - file.stat().st_mtime > _STALE:
+                if file.name.endswith(DRAFT) and time.time() - file.stat().st_mtime > _STALE:
                     Path(file.path).unlink()
     return found
 

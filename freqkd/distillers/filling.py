@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader, Dataset
 
-from freqkd.checks import check_at_least
+from freqkd.checks import check_whole
 from freqkd.datasets.views import VIEW, FixedViews
 from freqkd.distillers.cache import TeacherCache
 from freqkd.distillers.entries import count_entries, in_words, used_bytes
@@ -52,7 +52,8 @@ def fill_cache(model: Any, dataset: FixedViews, batch_size: int = 1, num_workers
     Raises:
         ValueError: see `TeacherCache`.
     """
-    check_at_least("batch_size", batch_size, 1)
+    check_whole("batch_size", batch_size, 1)
+    check_whole("num_workers", num_workers, 0)
     cache = model.teacher.cache
     total = len(dataset) * dataset.views
     wanted = [(index, view) for index in range(len(dataset)) for view in range(dataset.views)]

@@ -16,7 +16,7 @@ from freqkd.datasets.views import Source, canonical, fingerprint, text_of
 from freqkd.distillers.preprocessing import describe, padding_rule
 
 NAME = "manifest.json"
-_FORMAT = 1
+_FORMAT = 2
 _SHOWN = 100  # characters of a long line around the first that differs
 _APART = ("train_cfg", "test_cfg", "data_preprocessor")  # of the teacher's config, nothing that its maps depend on
 WORDS = {

@@ -7,7 +7,10 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
+from mmengine.registry import Registry
+
 from freqkd.checks import nearest
+from freqkd.errors import worded
 from freqkd.registry import MODELS
 
 T = TypeVar("T")
@@ -54,22 +57,48 @@ def make(name: str, kind: type[T], options: Mapping[str, Any] | None) -> T | Non
     """Build `kind` of its options, see `check_options`; None stays None."""
     if options is None:
         return None
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{name} must be a dict of options, got {options!r}")
     check_options(name, kind, options)
-    return kind(**options)
+    with worded(name, built=True):
+        return kind(**options)
+
+
+def unknown_type(slot: str, word: str, registry: Registry, what: str = "") -> ValueError:
+    """Make the error of a type that no registry knows.
+
+    >>> str(unknown_type("loss", "freqkd.MSELos", MODELS))[:60]
+    "loss.type must be a registered model, got 'freqkd.MSELos'; t"
+    """
+    close = nearest(word.split(".")[-1], _names(registry))
+    hint = f"the nearest names are {', '.join(map(repr, close))}" if close else "no name is like it"
+    return ValueError(
+        f"{slot}.type must be a registered {what or registry.name}, got {word!r}; {hint}; where it is one of your own, name "
+        "its module in custom_imports"
+    )
+
+
+def _names(registry: Registry) -> list[str]:
+    """All names of a registry and those below it, each with its scope, as a config may name it."""
+    own = [name if registry.scope == "mmengine" else f"{registry.scope}.{name}" for name in registry.module_dict]
+    return [*own, *(name for child in registry.children.values() for name in _names(child))]
 
 
 def build_part(name: str, config: Any) -> Any:
     """Build a loss, an align or an adapter of its config; an instance is taken as it is.
 
     Raises:
-        ValueError: an option that the named class does not take, or lacks.
+        ValueError: an option that the named class does not take, lacks, or cannot be built with.
     """
     if not isinstance(config, Mapping):
         return config
     word = config.get("type")
-    with MODELS.switch_scope_and_registry(config.get("_scope_")) as registry:
+    with worded(name), MODELS.switch_scope_and_registry(config.get("_scope_")) as registry:
         kind = registry.get(word) if isinstance(word, str) else word
+    if kind is None and isinstance(word, str):
+        raise unknown_type(name, word, MODELS)
     if inspect.isclass(kind):
         options = [key for key in config if key not in ("type", "_scope_")]
         check_options(f"{name}=dict(type={getattr(word, '__name__', word)!r}, ...)", kind, options)
-    return MODELS.build(copy.deepcopy(dict(config)))
+    with worded(name, built=True):
+        return MODELS.build(copy.deepcopy(dict(config)))

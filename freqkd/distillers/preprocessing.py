@@ -30,7 +30,10 @@ def describe(preprocessor: nn.Module) -> str:
 
 
 def _padding(preprocessor: nn.Module) -> float:
-    return float(getattr(preprocessor, "pad_value", getattr(preprocessor, "pad_val", 0)))
+    value = getattr(preprocessor, "pad_value", getattr(preprocessor, "pad_val", 0))
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"data_preprocessor must pad with one number, got {value!r}; set its pad_value or pad_val")
+    return float(value)
 
 
 def differ(student: nn.Module, teacher: nn.Module) -> bool:

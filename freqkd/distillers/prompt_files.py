@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from freqkd.checkpoints import CheckpointError, read_checkpoint
@@ -51,9 +52,12 @@ def read_prompts(path: str, teacher: Teacher, use: Mapping[str, Any] | None = No
             f"prompt checkpoint not found: {path}; train the prompts first (python tools/train.py PROMPT_CONFIG)"
         )
     checkpoint = read_checkpoint(path)
-    state = {key: value for key, value in checkpoint.get("state_dict", checkpoint).items() if isinstance(value, Tensor)}
+    held = checkpoint.get("state_dict", checkpoint)
+    state = (
+        {key: value for key, value in held.items() if isinstance(value, Tensor)} if isinstance(held, Mapping) else {}
+    )
     stamp = state.pop(TEACHER_HASH, None)
-    if stamp is None:
+    if stamp is None or stamp.dtype != torch.uint8 or stamp.dim() != 1:
         raise CheckpointError(f"{path} is no prompt checkpoint: it names no teacher; use the file of the prompt stage")
     named = bytes(stamp.tolist()).hex()
     if named != teacher.hash:
@@ -61,13 +65,14 @@ def read_prompts(path: str, teacher: Teacher, use: Mapping[str, Any] | None = No
             f"prompt checkpoint {path} was made for another teacher (weights {named[:12]}, this teacher "
             f"{teacher.hash[:12]}, {teacher.checkpoint}); train prompts on this teacher"
         )
-    _check_use(path, checkpoint.get("meta") or {}, use or {})
+    made = checkpoint.get("meta")
+    _check_use(path, made if isinstance(made, Mapping) else {}, use or {})
     return state
 
 
 def _check_use(path: str, made: Mapping[str, Any], use: Mapping[str, Any]) -> None:
     """Raise CheckpointError where prompts were trained for another tap, levels or wavelet than they are used with."""
-    wrong = [name for name in use if name in made and made[name] != use[name]]
+    wrong = [name for name in use if name in made and repr(made[name]) != repr(use[name])]
     if not wrong:
         return
     trained, used = (", ".join(f"{name}={which[name]!r}" for name in wrong) for which in (made, use))

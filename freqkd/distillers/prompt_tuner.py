@@ -12,11 +12,11 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from freqkd.checkpoints import CheckpointError
-from freqkd.checks import check_at_least
+from freqkd.checks import check_at_least, check_levels
 from freqkd.distillers.options import check_options, check_type
 from freqkd.distillers.prompt_files import TEACHER_HASH, describe_use
 from freqkd.distillers.teacher import Teacher, build_teacher, rehearsal
-from freqkd.losses.frequency import FreeKDLoss
+from freqkd.losses.frequency import FreeKDLoss, check_finite
 from freqkd.prompts import FrequencyPrompt, mask_deviation
 from freqkd.relation import channel_relation
 from freqkd.taps import FeatureEdit, FeatureTap, find_module
@@ -58,6 +58,11 @@ class PromptTuner(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=_PLACEHOLDER)
         check_at_least("overlap_weight", overlap_weight, 0)
+        check_levels(levels)
+        if not isinstance(loss, Mapping):
+            raise ValueError(f"loss must be dict(type='freqkd.FreeKDLoss', ...), got {loss!r}")
+        if not (isinstance(tap, str) and tap):
+            raise ValueError(f"tap must be the path of a module, e.g. 'neck', got {tap!r}")
         options = dict(loss)
         check_type("loss.type", options.pop("type", None), FreeKDLoss, "no other loss has prompts to train")
         check_options("loss", FreeKDLoss, options)
@@ -68,8 +73,6 @@ class PromptTuner(BaseModel):
         self.gates = template.gates.requires_grad_(True)
         self.tap = tap
         self.levels = None if levels is None else tuple(levels)
-        if self.levels is not None and (not self.levels or min(self.levels) < 0):
-            raise ValueError(f"levels must be indices of tapped maps from 0 on, at least one, got {self.levels}")
         self.overlap_weight = overlap_weight
         self.register_buffer(TEACHER_HASH, torch.zeros(32, dtype=torch.uint8))
         self._prepared = False
@@ -132,7 +135,19 @@ class PromptTuner(BaseModel):
                 f"these prompts were trained on another teacher (weights {bytes(stamp.tolist()).hex()[:12]}) than "
                 f"{self.teacher.checkpoint} ({self.teacher.hash[:12]}); train this teacher's from the start"
             )
+        own = {
+            key: value for key, value in state_dict.items() if key.startswith((f"{prefix}prompts.", f"{prefix}gates."))
+        }
+        try:
+            check_finite(own)
+        except ValueError as error:
+            raise CheckpointError(f"these prompts cannot be gone on with: {error}") from None
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def identity(self) -> dict[str, str]:
+        """Return the hash of what a resumed training must find unchanged: the teacher."""
+        self.prepare()
+        return {"model.teacher": self.teacher.hash}
 
     def rehearse(self, size: tuple[int, int] = (64, 96)) -> None:
         """Run the tapped part once on a blank image: raises what the first iteration would."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import random
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_distributed
@@ -19,27 +18,18 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from freqkd.checkpoints import CheckpointError, hash_weights, load_strict, read_checkpoint, weights_of
+from freqkd.checks import check_flag
 from freqkd.compat import read_config
 from freqkd.distillers.acceleration import Acceleration
 from freqkd.distillers.cache import TeacherCache
 from freqkd.distillers.preprocessing import describe, differ, renormalize
+from freqkd.errors import worded
+from freqkd.randomness import forked_randomness
 from freqkd.taps import FeatureTap
 
 HEADS = ("decode_head", "auxiliary_head", "bbox_head", "rpn_head")
 _UNHOOKED = ("decode_head", "auxiliary_head")  # whose loss calls `forward`
 _DROPOUTS = ("DropPath", "DropBlock", "StochasticDepth")
-
-
-@contextmanager
-def forked_randomness() -> Iterator[None]:
-    """Leave every random number generator as it was, so that what runs inside costs the student no random number."""
-    python, array = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(array)
 
 
 @contextmanager
@@ -156,6 +146,15 @@ class Teacher:
                 "teacher.checkpoint must name trained weights, a file or an https address, got "
                 f"{checkpoint!r}; an untrained teacher teaches nothing"
             )
+        if not isinstance(checkpoint, (str, os.PathLike)):
+            raise ValueError(f"teacher.checkpoint must be a file or an https address, got {checkpoint!r}")
+        if not isinstance(config, (str, os.PathLike, Mapping)):
+            raise ValueError(
+                f"teacher.config must be a config file, 'mmdet::...', 'mmseg::...' or a config, got {config!r}"
+            )
+        if not isinstance(cfg_options or {}, Mapping):
+            raise ValueError(f"teacher.cfg_options must be a dict of changes by their keys, got {cfg_options!r}")
+        check_flag("teacher.trust_checkpoint", trust_checkpoint)
         self.config = config
         self.checkpoint = checkpoint
         self.cfg_options = dict(cfg_options or {})
@@ -193,7 +192,7 @@ class Teacher:
         if self.cfg_options:
             config.merge_from_dict(self.cfg_options)
         weights = weights_of(read_checkpoint(self.checkpoint, self.trust_checkpoint))
-        with forked_randomness():
+        with forked_randomness(), worded("teacher"):
             network = config.model.get("student") or config.model
             model = build_network(network, config.get("default_scope"))
         self.network = Config(_without_initialization(network)).to_dict()
@@ -272,6 +271,8 @@ class Teacher:
 
 
 def _build_cache(config: Mapping[str, Any]) -> TeacherCache:
+    if not isinstance(config, Mapping):
+        raise ValueError(f"teacher.cache must be dict(dir=..., views=...), got {config!r}")
     if set(config) != {"dir", "views"}:
         raise ValueError(f"teacher.cache must be dict(dir=..., views=...), got the keys {sorted(config)}")
     return TeacherCache(**config)
@@ -281,6 +282,8 @@ def build_teacher(config: Teacher | Mapping[str, Any]) -> Teacher:
     """Make a Teacher of its config."""
     if isinstance(config, Teacher):
         return config
+    if not isinstance(config, Mapping):
+        raise ValueError(f"teacher must be dict(config=..., checkpoint=...), got {config!r}")
     known = {"config", "checkpoint", "cfg_options", "trust_checkpoint", "cache", *Acceleration.__dataclass_fields__}
     extra = set(config) - known
     if extra or "config" not in config or "checkpoint" not in config:

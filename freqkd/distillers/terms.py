@@ -9,7 +9,7 @@ from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
 from freqkd.checkpoints import CheckpointError
-from freqkd.checks import check_choice
+from freqkd.checks import check_choice, check_levels
 from freqkd.distillers.batch import Adapter, Batch
 from freqkd.distillers.options import build_part, make
 from freqkd.distillers.prompt_files import describe_use, read_prompts
@@ -35,6 +35,9 @@ class DistillTerm(nn.Module):
             are.
         progress: what counts as one step for losses that change over the training (`set_progress`): "epoch" or "iter".
 
+    Raises:
+        ValueError: an option of another kind or out of range; prompts are lacking, or given to a loss that has none.
+
     Example:
         ```python
         terms=dict(loss_freekd=dict(
@@ -59,17 +62,24 @@ class DistillTerm(nn.Module):
         progress: str = "epoch",
     ) -> None:
         super().__init__()
+        for name, path in (("student", student), ("teacher", teacher)):
+            if not (isinstance(path, str) and path) and not (path is None and name == "teacher"):
+                raise ValueError(f"{name} must be the path of a module, e.g. 'neck', got {path!r}")
         self.student_path = student
         self.teacher_path = teacher or student
         self.loss: nn.Module = build_part("loss", loss)
         self.align: nn.Module | None = build_part("align", align)
         self.weight = build_weight(weight)
+        for name, part in (("loss", self.loss), ("align", self.align)):
+            if not isinstance(part, nn.Module) and not (part is None and name == "align"):
+                raise ValueError(f"{name} must be dict(type='freqkd....'), got {part!r}")
+        check_levels(levels)
         self.levels = None if levels is None else tuple(levels)
-        if self.levels is not None and (not self.levels or min(self.levels) < 0):
-            raise ValueError(f"levels must be indices of tapped maps from 0 on, at least one, got {self.levels}")
         self.prompts = prompts
         self.schedule = make("schedule", TermSchedule, schedule)
         self.adapter: Adapter | None = build_part("adapter", adapter)
+        if self.adapter is not None and not hasattr(self.adapter, "student_taps"):
+            raise ValueError(f"adapter must be dict(type='freqkd....') of an adapter, got {adapter!r}")
         check_choice("progress", progress, ("epoch", "iter"))
         self.progress = progress
         if self.needs_prompts and not prompts:
@@ -77,11 +87,22 @@ class DistillTerm(nn.Module):
                 f"{type(self.loss).__name__} needs trained prompts: add prompts='...' to the term (the prompts.pth that "
                 "the prompt stage writes), or prompts='untrained' to go without"
             )
+        if prompts is not None and not self.needs_prompts:
+            raise ValueError(
+                f"prompts must be left out: {type(self.loss).__name__} has no prompts to load, got {prompts!r}"
+            )
+        if not isinstance(prompts, (str, type(None))):
+            raise ValueError(f"prompts must be a file or 'untrained', got {prompts!r}")
 
     @property
     def needs_prompts(self) -> bool:
         """Whether the loss has prompts that a first stage trains."""
         return hasattr(self.loss, "load_prompts")
+
+    @property
+    def has_trained_prompts(self) -> bool:
+        """Whether the loss's prompts come from a file."""
+        return self.needs_prompts and self.prompts != "untrained"
 
     def prepare(self, teacher: Teacher) -> None:
         """Load the prompts and check that they were trained on this teacher, at this tap and for these levels.
@@ -89,7 +110,7 @@ class DistillTerm(nn.Module):
         Raises:
             CheckpointError: missing or damaged file, prompts of another teacher, use, number or size.
         """
-        if self.needs_prompts and self.prompts != "untrained":
+        if self.has_trained_prompts:
             prompts = getattr(self.loss, "prompts", None)
             use = describe_use(prompts, self.teacher_path, self.levels) if isinstance(prompts, nn.ModuleList) else None
             state = read_prompts(str(self.prompts), teacher, use)
@@ -162,6 +183,11 @@ class DistillTerm(nn.Module):
         if self.adapter is None:
             return (self.teacher_path,)
         return () if self.adapter.asks_teacher else (self.teacher_path, *self.adapter.teacher_taps)
+
+    @property
+    def follows_progress(self) -> bool:
+        """Whether the loss changes over the training."""
+        return hasattr(self.loss, "set_progress") and bool(getattr(self.loss, "follows_progress", True))
 
     def advance(self) -> None:
         """Tell a loss that changes over the training how far the Runner is."""

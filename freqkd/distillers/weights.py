@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
-from freqkd.checks import check_at_least
+from freqkd.checks import check_at_least, check_positive, check_whole
 
-_SCALES = (2.0**16, 2.0**8, 1.0)
+_SCALES = tuple(2.0**power for power in (16, 8, 0, -8, -16))
+_KINDS = {"task_sum": torch.float64, "term_sum": torch.float64, "count": torch.long}
 
 
 def gradient_norm(loss: Tensor, maps: Sequence[Tensor]) -> Tensor:
     """Return the norm of d loss / d maps, all maps taken as one vector, averaged over processes.
 
-    A gradient in float16 would underflow (1/numel is about 1e-7), so it is computed at a larger scale and divided back.
+    A gradient in float16 would underflow (1/numel is about 1e-7), so it is computed at a larger scale and divided back; one
+    that overflows, at the next smaller scale.
 
     Raises:
         ValueError: no map carries a gradient.
@@ -51,6 +55,9 @@ class FixedWeight(nn.Module):
 
     Args:
         weight: at least 0.
+
+    Raises:
+        ValueError: it is no such number.
     """
 
     def __init__(self, weight: float) -> None:
@@ -67,52 +74,95 @@ class FixedWeight(nn.Module):
         return self.weight
 
 
+@dataclass
+class Measurement:
+    """What a share weight has measured: sums of both norms, and over how many iterations.
+
+    A deep copy is the same object. `clone` and `copy_` are what tensors have, for those who put a step's changes back.
+    """
+
+    task_sum: float = 0.0
+    term_sum: float = 0.0
+    count: int = 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Measurement:
+        return self
+
+    def clone(self) -> Measurement:
+        """Return another one that holds the same."""
+        return replace(self)
+
+    def copy_(self, other: Measurement) -> None:
+        """Take over what another one holds."""
+        vars(self).update(vars(other))
+
+
+def measurements(model: nn.Module) -> list[Measurement]:
+    """Return what the share weights in a model have measured, which a training step changes, as it does buffers."""
+    return [part.measured for part in model.modules() if isinstance(part, ShareWeight)]
+
+
 class ShareWeight(nn.Module):
     """The weight that makes a term's gradient a given share of the task's.
 
     w = share * mean_i |d task / d features| / mean_i |d term / d features|, running means over the iterations so far;
     from iteration `iters` on it is frozen. Multiplying the term by a constant therefore changes nothing.
-    Its measurements are buffers: saved with the checkpoint, restored on resume.
+    The state dict has the measurement, so it is saved with the checkpoint and restored on resume. It is no buffer, and an
+    averaged copy of the model (EMA) has the training's own: the mean of a counter counts nothing.
 
     Args:
         share: above 0; 0.5 lets the term pull half as hard as the task.
         iters: iterations measured, each at the cost of one more backward pass from the losses to the tap.
 
+    Raises:
+        ValueError: an argument out of range.
+
     >>> weight = ShareWeight(share=0.5, iters=2)
     >>> weight.update(torch.tensor(4.0), torch.tensor(100.0))
-    >>> round(float(weight.value()), 4)
+    >>> round(weight.value(), 4)
     0.02
     """
 
-    task_sum: Tensor
-    term_sum: Tensor
-    count: Tensor
-
     def __init__(self, share: float, iters: int = 50) -> None:
         super().__init__()
-        check_at_least("weight.share", share, 0, exclusive=True)
-        check_at_least("weight.iters", iters, 1)
-        self.share, self.iters = float(share), int(iters)
-        self.register_buffer("task_sum", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("term_sum", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+        check_positive("weight.share", share)
+        check_whole("weight.iters", iters, 1)
+        self.share, self.iters = float(share), iters
+        self.measured = Measurement()
 
     @property
     def wants_gradients(self) -> bool:
         """Whether the weight is still being measured."""
-        return int(self.count) < self.iters
+        return self.measured.count < self.iters
 
     def update(self, task_norm: Tensor, term_norm: Tensor) -> None:
         """Take in one iteration's gradient norms; a non-finite one (an overflow under AMP) is left out."""
-        if self.wants_gradients and bool(torch.isfinite(task_norm)) and bool(torch.isfinite(term_norm)):
-            self.task_sum += task_norm
-            self.term_sum += term_norm
-            self.count += 1
+        if not self.wants_gradients:
+            return
+        task, term = float(task_norm), float(term_norm)
+        if math.isfinite(task) and math.isfinite(term):
+            self.measured.task_sum += task
+            self.measured.term_sum += term
+            self.measured.count += 1
 
-    def value(self) -> Tensor:
+    def value(self) -> float:
         """Return the weight; 0 while the term has shown no gradient."""
-        ratio = self.share * self.task_sum / self.term_sum
-        return torch.where(self.term_sum > 0, ratio, torch.zeros_like(ratio)).float()
+        return self.share * self.measured.task_sum / self.measured.term_sum if self.measured.term_sum > 0 else 0.0
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, kind in _KINDS.items():
+            destination[prefix + name] = torch.tensor(getattr(self.measured, name), dtype=kind)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        strict, missing = args[1:3]
+        for name in _KINDS:
+            if prefix + name in state_dict:
+                setattr(self.measured, name, state_dict[prefix + name].item())
+            elif strict:
+                missing.append(prefix + name)
+        others = {key: value for key, value in state_dict.items() if key[len(prefix) :] not in _KINDS}
+        super()._load_from_state_dict(others, prefix, *args)
 
 
 def build_weight(weight: float | Mapping[str, Any]) -> FixedWeight | ShareWeight:

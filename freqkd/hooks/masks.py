@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch import nn
 
-from freqkd.checks import check_at_least
+from freqkd.checks import check_whole
 from freqkd.distillers.masks import mask_pictures, prompted_terms
 
 
@@ -45,9 +45,8 @@ class MaskHook(Hook):
     priority = "LOW"
 
     def __init__(self, interval: int = 500, level: int = 0) -> None:
-        if interval < 1:
-            raise ValueError(f"interval must be at least 1 iteration, got {interval}")
-        check_at_least("level", level, 0)
+        check_whole("interval", interval, 1)
+        check_whole("level", level, 0)
         self.interval, self.level = interval, level
 
     def before_train(self, runner: Any) -> None:

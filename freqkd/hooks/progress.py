@@ -8,6 +8,8 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
+from freqkd.checks import check_at_least
+
 SECONDS = "train_seconds"
 
 
@@ -20,11 +22,15 @@ class ProgressHook(Hook):
     Args:
         label: what the lines start with.
         every: seconds between two lines.
+
+    Raises:
+        ValueError: `every` is no number, or below 0.
     """
 
     priority = "VERY_LOW"
 
     def __init__(self, label: str = "training", every: float = 15.0) -> None:
+        check_at_least("every", every, 0)
         self.label, self.every = label, every
         # Kept from here: a caller may send the Runner's own output to a file.
         self.out = sys.__stdout__ or sys.stdout

@@ -15,6 +15,8 @@ from freqkd.checkpoints import write_atomic
 class PromptFileHook(Hook):
     """Write `WORK_DIR/prompts.pth` when the prompt stage ends: tokens, gates, the teacher's hash, and what they are for.
 
+    The file is written after the last step, before the last validation, which may fail.
+
     Args:
         name: the file's name inside the work dir.
     """
@@ -23,14 +25,25 @@ class PromptFileHook(Hook):
 
     def __init__(self, name: str = "prompts.pth") -> None:
         self.name = name
+        self._written = False
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Write the file after the last step."""
+        if runner.iter + 1 >= runner.max_iters:
+            self._write(runner)
+
+    def after_train(self, runner: Any) -> None:
+        """Write the file where training ended otherwise."""
+        if not self._written:
+            self._write(runner)
 
     @master_only
-    def after_train(self, runner: Any) -> None:
-        """Write the file, whole or not at all."""
+    def _write(self, runner: Any) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
         path = os.path.join(runner.work_dir, self.name)
         write_atomic(dict(state_dict=state, meta=dict(teacher=str(model.teacher.checkpoint), **model.prompt_use)), path)
+        self._written = True
         runner.logger.info(f"Wrote the prompts to {path} ({os.path.getsize(path) / 1e3:.0f} kB)")
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd.align import RESIZE_CHOICES, Maps, resize_pair
-from freqkd.checks import as_maps, check_choice, upcast
+from freqkd.checks import as_maps, check_at_least, check_choice, upcast
 
 
 def at_loss(student: Maps, teacher: Maps, *, resize: str | None = None) -> Tensor:
@@ -76,6 +76,7 @@ class ATLoss(nn.Module):
         super().__init__()
         if resize is not None:
             check_choice("resize", resize, RESIZE_CHOICES)
+        check_at_least("loss_weight", loss_weight, 0)
         self.resize = resize
         self.loss_weight = loss_weight
 

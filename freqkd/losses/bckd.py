@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd.checks import check_at_least, check_choice, check_same_shape, upcast
+from freqkd.losses.divergence import check_focal_exponent
 from freqkd.losses.localization import mean_by_weight, paired_rows
 from freqkd.losses.logits import LogitLoss, Logits
 
@@ -203,7 +204,8 @@ class BCKDLoss(nn.Module):
         self, beta: float = 1.0, class_weight: float = 1.0, box_weight: float = 4.0, loss_weight: float = 1.0
     ) -> None:
         super().__init__()
-        for name, value in (("class_weight", class_weight), ("box_weight", box_weight)):
+        check_focal_exponent("beta", beta)
+        for name, value in (("class_weight", class_weight), ("box_weight", box_weight), ("loss_weight", loss_weight)):
             check_at_least(name, value, 0)
         self.options: dict[str, Any] = {"beta": beta, "class_weight": class_weight, "box_weight": box_weight}
         self.loss_weight = loss_weight

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqkd.checks import as_maps, check_at_least, check_same_shape, upcast
-from freqkd.losses.logits import Logits
+from freqkd.checks import as_maps, check_at_least, check_positive, check_same_shape, upcast
+from freqkd.losses.logits import Logits, check_ignore_index
 
 
 def cwd_loss(
@@ -46,7 +46,8 @@ def cwd_loss(
     >>> print(f"{cwd_loss(torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4, 4), tau=1.0).item():.4f}")
     1.0072
     """
-    check_at_least("tau", tau, 0, exclusive=True)
+    check_positive("tau", tau)
+    check_ignore_index(ignore_index)
     if ignore_index is not None and target is None:
         raise ValueError("target must be given: ignore_index names positions by their label")
     pairs = as_maps(student, teacher)
@@ -91,7 +92,9 @@ class CWDLoss(nn.Module):
 
     def __init__(self, tau: float = 4.0, ignore_index: int | None = None, loss_weight: float = 1.0) -> None:
         super().__init__()
-        check_at_least("tau", tau, 0, exclusive=True)
+        check_positive("tau", tau)
+        check_ignore_index(ignore_index)
+        check_at_least("loss_weight", loss_weight, 0)
         self.tau, self.ignore_index, self.loss_weight = tau, ignore_index, loss_weight
 
     def forward(self, student: Logits, teacher: Logits, target: Logits | None = None) -> Tensor:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqkd.checks import check_at_least, check_map, upcast
+from freqkd.checks import check_at_least, check_map, check_positive, upcast
 from freqkd.losses.bckd import quality_focal_loss
+from freqkd.losses.divergence import check_focal_exponent
 from freqkd.losses.localization import ld_loss, paired_rows
 from freqkd.losses.logits import Logits
 
@@ -132,7 +133,9 @@ class CrossKDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, value in (("class_weight", class_weight), ("box_weight", box_weight)):
+        check_focal_exponent("beta", beta)
+        check_positive("tau", tau)
+        for name, value in (("class_weight", class_weight), ("box_weight", box_weight), ("loss_weight", loss_weight)):
             check_at_least(name, value, 0)
         self.options: dict[str, Any] = {
             "beta": beta,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from freqkd.checks import check_at_least, check_choice
 from freqkd.losses.bckd import box_iou_loss, quality_focal_loss
+from freqkd.losses.divergence import check_focal_exponent
 from freqkd.losses.localization import mean_by_weight, paired_rows
 from freqkd.losses.logits import Logits
 
@@ -112,7 +113,8 @@ class CrossKDBoxLoss(nn.Module):
         super().__init__()
         check_choice("kind", kind, ("giou", "iou"))
         weights = dict(class_weight=class_weight, box_weight=box_weight, centerness_weight=centerness_weight)
-        for name, value in weights.items():
+        check_focal_exponent("beta", beta)
+        for name, value in {**weights, "loss_weight": loss_weight}.items():
             check_at_least(name, value, 0)
         self.options: dict[str, Any] = dict(beta=beta, kind=kind, **weights)
         self.loss_weight = loss_weight

@@ -162,6 +162,7 @@ class Correlation(Divergence):
         super().__init__()
         check_at_least("beta", beta, 0)
         check_at_least("gamma", gamma, 0)
+        check_at_least("eps", eps, 0, most=1)
         self.beta, self.gamma, self.eps = beta, gamma, eps
 
     def forward(self, pair: SoftenedPair, target: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
@@ -217,6 +218,19 @@ class BinaryKL(Divergence):
         return pair.weight * _kl(theirs, ours).sum(1)
 
 
+def check_focal_exponent(name: str, value: float) -> None:
+    """Raise ValueError where `value` is no exponent of a modulating factor: 0, or from 1 to 100.
+
+    >>> check_focal_exponent("beta", 0.5)
+    Traceback (most recent call last):
+    ...
+    ValueError: beta must be 0 or at least 1, got 0.5
+    """
+    check_at_least(name, value, 0, most=100)
+    if 0 < value < 1:
+        raise ValueError(f"{name} must be 0 or at least 1, got {value!r}")
+
+
 class QualityFocal(Divergence):
     """Sum over the classes of `BCE(s, sigma(t)) * |sigma(t) - sigma(s)|^beta`: the class term of BCKD and of CrossKD.
 
@@ -235,8 +249,7 @@ class QualityFocal(Divergence):
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()
-        if beta != 0:
-            check_at_least("beta", beta, 1)
+        check_focal_exponent("beta", beta)
         self.beta = beta
 
     def forward(self, pair: SoftenedPair, target: Tensor | None = None, weight: Tensor | None = None) -> Tensor:

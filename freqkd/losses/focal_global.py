@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd.align import Maps, per_level
-from freqkd.checks import as_maps, check_at_least, check_map, check_same_shape, upcast
+from freqkd.checks import (
+    WIDEST,
+    as_maps,
+    check_at_least,
+    check_map,
+    check_positive,
+    check_same_shape,
+    check_whole,
+    upcast,
+)
 
 Context = Callable[[Tensor], Tensor]
 Sizes = Sequence[Sequence[int]]
@@ -111,6 +120,7 @@ class GlobalContext(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        check_whole("channels", channels, 1, most=WIDEST)
         hidden = max(channels // 2, 1)
         self.attend = nn.Conv2d(channels, 1, 1)
         last = nn.Conv2d(hidden, channels, 1)
@@ -171,7 +181,7 @@ def fgd_terms(
         >>> {name: value.item() for name, value in terms.items()}
         {'foreground': 0.25, 'background': 1.0, 'attention': 0.0, 'relation': 2.0}
     """
-    check_at_least("tau", tau, 0, exclusive=True)
+    check_positive("tau", tau)
     pairs = as_maps(student, teacher)
     if contexts is not None and len(contexts) != len(pairs):
         raise ValueError(f"contexts must have one pair for each of the {len(pairs)} maps, got {len(contexts)}")
@@ -274,8 +284,8 @@ class FGDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        check_at_least("num_levels", num_levels, 1)
-        check_at_least("tau", tau, 0, exclusive=True)
+        check_positive("tau", tau)
+        check_at_least("loss_weight", loss_weight, 0)
         self.channels = per_level("channels", channels, num_levels)
         self.student_contexts, self.teacher_contexts = (
             nn.ModuleList(GlobalContext(width) for width in self.channels) for _ in range(2)
@@ -283,6 +293,8 @@ class FGDLoss(nn.Module):
         self.tau = tau
         self.weights = dict(foreground_weight=foreground_weight, background_weight=background_weight)
         self.weights.update(attention_weight=attention_weight, relation_weight=relation_weight)
+        for name, value in self.weights.items():
+            check_at_least(name, value, 0)
         self.loss_weight = loss_weight
 
     def forward(

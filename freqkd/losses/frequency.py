@@ -8,12 +8,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from freqkd.checks import as_maps, check_at_least, check_choice, check_map, check_same_shape, upcast
+from freqkd.align import per_level
+from freqkd.checks import (
+    as_maps,
+    check_at_least,
+    check_choice,
+    check_flag,
+    check_map,
+    check_same_shape,
+    check_whole,
+    upcast,
+)
 from freqkd.losses.haar_distance import haar_distance, pointed_distance
 from freqkd.losses.haar_weights import mean_mask, nest_weights
 from freqkd.prompts import BAND_CHOICES, OVERLAP_CHOICES, FrequencyPrompt, count_bands
 from freqkd.relation import ChannelGate, relation_weights
-from freqkd.wavelets import HAAR_NAMES, wavedec2
+from freqkd.wavelets import DEEPEST, HAAR_NAMES, check_depth, wavedec2
 
 RELATION_CHOICES = ("none", "attention", "gate")
 ORIENTATION_CHOICES = ("sum", "mean")
@@ -81,7 +91,8 @@ def freekd_loss(
     check_map("student", student)
     check_map("teacher", teacher)
     check_same_shape(student, teacher)
-    check_at_least("level", level, 1)
+    check_whole("level", level, 1, most=DEEPEST)
+    check_depth(level, (student.shape[-2], student.shape[-1]))
     check_choice("orientations", orientations, ORIENTATION_CHOICES)
     per_level = masks is not None and len(masks) == count_bands(level, "level")
     if masks is not None and not per_level and len(masks) != count_bands(level, "subband"):
@@ -212,19 +223,19 @@ class FreeKDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        check_at_least("num_levels", num_levels, 1)
+        widths = per_level("channels", channels, num_levels)
         check_choice("preset", preset, PRESETS)
-        widths = [channels] * num_levels if isinstance(channels, int) else list(channels)
-        if len(widths) != num_levels:
-            raise ValueError(f"channels must be a number or one per level, {num_levels} of them, got {len(widths)}")
+        check_at_least("loss_weight", loss_weight, 0)
+        check_flag("compiled", compiled)
         given = {"level": level, "bands": bands, "overlap": overlap, "include_low": include_low, "relation": relation}
         given.update(normalize=normalize, orientations=orientations)
         chosen = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
         for name, choices in CHOICES.items():
             check_choice(name, chosen[name], choices)
+        check_flag("include_low", chosen["include_low"])
         self.num_levels = num_levels
         chosen["wavelet"] = self.wavelet = wavelet
-        self.compiled, self.relation, self.loss_weight = bool(compiled), str(chosen["relation"]), loss_weight
+        self.compiled, self.relation, self.loss_weight = compiled, str(chosen["relation"]), loss_weight
         self._options = {name: chosen[name] for name in ("level", "include_low", "orientations")}
         options = {name: chosen[name] for name in ("level", "wavelet", "bands", "overlap", "normalize")}
         self.prompts = nn.ModuleList(FrequencyPrompt(width, num_prompts, **options) for width in widths)
@@ -244,7 +255,7 @@ class FreeKDLoss(nn.Module):
             omegas = [self._channel_weights(pairs, index) for index in range(len(pairs))]
         if self.wavelet in HAAR_NAMES and not torch.compiler.is_compiling():
             for (_, teacher), prompt in zip(pairs, prompts):
-                prompt.warn_if_small(teacher)
+                prompt.check_size(teacher)
             tokens = [prompt.tokens for prompt in prompts]
             return self.loss_weight * pointed_distance(pairs, tokens, omegas, compiled=self.compiled, **self._options)
         options = {**self._options, "wavelet": self.wavelet}
@@ -265,15 +276,34 @@ class FreeKDLoss(nn.Module):
         The stamp of a prompt file, `teacher_hash`, is passed over: a loss knows no teacher.
 
         Raises:
-            ValueError: `state` and this loss differ; names the levels, bands, prompts or channels that do.
+            ValueError: `state` and this loss differ; names the levels, bands, prompts or channels that do. A number in it
+                is not finite.
         """
         own = self.state_dict()
         state = {name: value for name, value in state.items() if name != "teacher_hash"}
         wrong = _differences(state, own)
         if wrong:
             raise ValueError(f"the prompts do not fit this loss: {'; '.join(wrong)}")
+        check_finite(state)
         for name, value in own.items():
             value.copy_(state[name])
+
+
+def check_finite(state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where a prompt or gate holds a number that is not finite.
+
+    >>> check_finite({"prompts.0.tokens": torch.tensor([1.0, float("nan")])})
+    Traceback (most recent call last):
+    ...
+    ValueError: prompts.0.tokens must hold finite numbers, got 1 of 2 that are not: the prompt stage diverged; train them anew
+    """
+    for name, value in state.items():
+        bad = int((~torch.isfinite(value)).sum())
+        if bad:
+            raise ValueError(
+                f"{name} must hold finite numbers, got {bad} of {value.numel()} that are not: the prompt stage diverged; "
+                "train them anew"
+            )
 
 
 def _differences(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd.align import resize_pair
-from freqkd.checks import as_maps, check_choice, check_same_shape, upcast
+from freqkd.checks import as_maps, check_at_least, check_choice, check_flag, check_positive, check_same_shape, upcast
 
 L2_CHOICES = ("batch", "mean", "norm")
 
@@ -81,6 +81,7 @@ class MSELoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least("loss_weight", loss_weight, 0)
         self.loss_weight = loss_weight
 
     def forward(self, student_feats: Maps, teacher_feats: Maps) -> Tensor:
@@ -144,9 +145,12 @@ class L2Loss(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("reduction", reduction, L2_CHOICES)
+        check_flag("normalize", normalize)
+        check_positive("mult", mult)
         self.normalize = normalize
         self.mult = mult
         self.reduction = reduction
+        check_at_least("loss_weight", loss_weight, 0)
         self.loss_weight = loss_weight
 
     def forward(self, student_feats: Maps, teacher_feats: Maps) -> Tensor:
@@ -217,7 +221,9 @@ class PKDLoss(nn.Module):
 
     def __init__(self, resize_student: bool = True, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_flag("resize_student", resize_student)
         self.resize_student = resize_student
+        check_at_least("loss_weight", loss_weight, 0)
         self.loss_weight = loss_weight
 
     def forward(self, student_feats: Maps, teacher_feats: Maps) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqkd.checks import check_at_least, check_choice, check_pyramids, check_same_shape, upcast
+from freqkd.checks import check_at_least, check_choice, check_positive, check_pyramids, check_same_shape, upcast
 from freqkd.losses.logits import Logits, flatten_positions
 
 
@@ -77,7 +77,7 @@ def ld_loss(
     >>> print(f"{ld_loss(torch.randn(2, 8, 3, 3), torch.randn(2, 8, 3, 3)).item():.4f}")
     0.1650
     """
-    check_at_least("tau", tau, 0, exclusive=True)
+    check_positive("tau", tau)
     check_choice("bins", bins, ("mean", "sum"))
     ours, theirs = paired_rows(reg_student, reg_teacher, "box distributions")
     if ours.shape[1] % 4:
@@ -190,9 +190,9 @@ class LDLoss(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("tau", tau), ("class_tau", class_tau)):
-            check_at_least(name, value, 0, exclusive=True)
+            check_positive(name, value)
         weights = {"ld_weight": ld_weight, "vlr_weight": vlr_weight, "class_weight": class_weight}
-        for name, value in weights.items():
+        for name, value in {**weights, "loss_weight": loss_weight}.items():
             check_at_least(name, value, 0)
         self.options: dict[str, Any] = dict(tau=tau, class_tau=class_tau, **weights)
         self.loss_weight = loss_weight

@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from freqkd.checks import check_choice, check_pyramids, check_same_shape, upcast
+from freqkd.checks import (
+    LONGEST,
+    check_at_least,
+    check_choice,
+    check_pyramids,
+    check_same_shape,
+    check_sequence,
+    check_whole,
+    upcast,
+)
 from freqkd.losses.divergence import DIVERGENCES, Divergence, build_divergence
 from freqkd.losses.regions import ScaleRegions, build_regions
 from freqkd.losses.softening import SOFTENINGS, Softening, build_softening
@@ -50,6 +59,12 @@ def check_grid(softening: Softening, divergence: Divergence, activation: str) ->
     if softening.learnable and divergence.cancels_temperature:
         reason = "a temperature drops out of it; use 'fixed'"
         raise ValueError(f"softening {ours!r} does not go with divergence {theirs!r}: {reason}")
+
+
+def check_ignore_index(value: int | None) -> None:
+    """Raise ValueError where `value` is no label that labels can be compared with; None: every position counts."""
+    if value is not None:
+        check_whole("ignore_index", value, -LONGEST)
 
 
 def _check_labels(target: Tensor, logits: Tensor, by_image: bool, ignore_index: int | None, num_labels: int) -> None:
@@ -148,7 +163,13 @@ class LogitLoss(nn.Module):
         self.divergence: Divergence = build_divergence(divergence)
         self.regions: ScaleRegions | None = build_regions(regions)
         check_grid(self.softening, self.divergence, activation)
+        check_ignore_index(ignore_index)
+        check_at_least("loss_weight", loss_weight, 0)
         self.activation, self.ignore_index, self.loss_weight = activation, ignore_index, loss_weight
+        if class_weight is not None:
+            check_sequence("class_weight", class_weight, "numbers, one for each class")
+            for weight in class_weight:
+                check_at_least("class_weight", weight, 0)
         weights = None if class_weight is None else torch.tensor([float(w) for w in class_weight])
         self.register_buffer("class_weight", weights, persistent=False)
 
@@ -158,6 +179,11 @@ class LogitLoss(nn.Module):
         judged = self.regions is not None and self.regions.rule == "label"
         given = self.ignore_index is not None or self.class_weight is not None
         return self.divergence.needs_target or judged or given
+
+    @property
+    def follows_progress(self) -> bool:
+        """Whether `set_progress` changes anything."""
+        return self.softening.follows_progress
 
     def set_progress(self, epoch: float) -> None:
         """Tell the softening how many epochs are finished (0 in the first one)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd.align import Maps, per_level
-from freqkd.checks import as_maps, check_at_least, check_map, check_same_shape, upcast
+from freqkd.checks import WIDEST, as_maps, check_at_least, check_map, check_same_shape, check_whole, upcast
 from freqkd.losses.imitation import squared_error
 
 Generate = Callable[[Tensor], Tensor]
@@ -28,8 +28,7 @@ def keep_mask(random: Tensor, masked_share: float) -> Tensor:
     >>> keep_mask(torch.tensor([0.1, 0.3, 0.5, 0.9]), masked_share=0.6)
     tensor([ True,  True, False, False])
     """
-    if not 0 <= masked_share <= 1:
-        raise ValueError(f"masked_share must lie in 0 to 1, got {masked_share!r}")
+    check_at_least("masked_share", masked_share, 0, most=1)
     return random <= 1 - masked_share
 
 
@@ -106,6 +105,7 @@ class GenerationBlock(nn.Sequential):
     """
 
     def __init__(self, channels: int) -> None:
+        check_whole("channels", channels, 1, most=WIDEST)
         first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
         super().__init__(first, nn.ReLU(), second)
 
@@ -163,7 +163,7 @@ class MGDLoss(nn.Module):
         loss_weight: float = 2e-5,
     ) -> None:
         super().__init__()
-        check_at_least("num_levels", num_levels, 1)
+        check_at_least("loss_weight", loss_weight, 0)
         keep_mask(torch.zeros(1), masked_share)
         self.channels = per_level("channels", channels, num_levels)
         self.blocks = nn.ModuleList(GenerationBlock(width) for width in self.channels)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from freqkd.checks import check_at_least, check_same_shape, upcast
+from freqkd.checks import check_at_least, check_flag, check_positive, check_same_shape, upcast
 from freqkd.losses.points import kd_loss
 from freqkd.losses.softening import standardize_logits
 
@@ -105,7 +105,9 @@ class MLKDLoss(nn.Module):
 
     def __init__(self, tau: float = 4.0, standardize: bool = False, loss_weight: float = 1.0) -> None:
         super().__init__()
-        check_at_least("tau", tau, 0, exclusive=True)
+        check_positive("tau", tau)
+        check_flag("standardize", standardize)
+        check_at_least("loss_weight", loss_weight, 0)
         self.tau, self.standardize, self.loss_weight = tau, standardize, loss_weight
 
     def forward(

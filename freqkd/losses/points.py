@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from freqkd.checks import check_whole
 from freqkd.losses.logits import LogitLoss, Logits
 from freqkd.losses.softening import AnnealedLogits
 
@@ -255,6 +256,7 @@ def annealing_kd_loss(
     1.1510
     """
     softening = AnnealedLogits(tau_max=tau_max, epochs=tau_max)
+    check_whole("tau", tau, 1)
     if not 1 <= tau <= tau_max:
         raise ValueError(
             f"tau must be in 1..tau_max = {tau_max}, got {tau!r}; it counts down to 1, the teacher in full size"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from freqkd.checks import check_at_least, check_choice, resolve_choice
+from freqkd.checks import check_at_least, check_choice, check_sequence, check_whole, resolve_choice
 
 BASE = 4  # the grid the coarser scales are pooled from, as in the released program
 
@@ -151,13 +151,14 @@ class ScaleRegions(nn.Module):
 
     def __init__(self, scales: Sequence[int] = (1, 2, 4), complementary: float = 2.0, rule: str = "label") -> None:
         super().__init__()
+        check_sequence("scales", scales, "numbers of cells along a side")
         if not scales:
             raise ValueError("scales must name at least one scale, got none; (1,) is the whole map alone")
         for scale in scales:
-            check_at_least("scales", scale, 1)
+            check_whole("scales", scale, 1, most=256)
         check_at_least("complementary", complementary, 0)
         check_choice("rule", rule, ("label", "prediction"))
-        self.scales, self.complementary, self.rule = tuple(int(s) for s in scales), complementary, rule
+        self.scales, self.complementary, self.rule = tuple(scales), complementary, rule
 
     def forward(
         self,

@@ -1,7 +1,7 @@
 """Softenings: how the logits of student and teacher become comparable, before a divergence compares them.
 
 A softening maps rows of logits (M, C), one row per sample, to a `SoftenedPair`. To add one, write one class here, with
-a `forward(student, teacher)` and, if it changes over the epochs, a `set_progress(epoch)`, and name it in `SOFTENINGS`.
+a `forward(student, teacher)` and, if it changes over the epochs, `follows_progress = True`, and name it in `SOFTENINGS`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqkd.checks import check_at_least, resolve_choice
+from freqkd.checks import check_at_least, check_flag, check_positive, check_whole, resolve_choice
 
 NO_SIGMOID = "it removes the mean over the classes, which tells a sigmoid head whether there is an object; use fixed"
 
@@ -34,11 +34,15 @@ class SoftenedPair:
 
 
 class Softening(nn.Module):
-    """Base: the `activations` it suits (`reason` says why not the other), `learnable` where it is trained."""
+    """Base: the `activations` it suits (`reason` says why not the other), `learnable` where it is trained.
+
+    `follows_progress` where it reads `epoch`.
+    """
 
     activations: tuple[str, ...] = ("softmax", "sigmoid")
     reason = ""
     learnable = False
+    follows_progress = False
     epoch = 0.0
 
     @property
@@ -88,7 +92,7 @@ class FixedTemperature(Softening):
 
     def __init__(self, tau: float = 4.0) -> None:
         super().__init__()
-        check_at_least("tau", tau, 0, exclusive=True)
+        check_positive("tau", tau)
         self.tau = tau
 
     def forward(self, student: Tensor, teacher: Tensor) -> SoftenedPair:
@@ -121,12 +125,15 @@ class AnnealedLogits(Softening):
     (0.4, True)
     """
 
+    follows_progress = True
+
     def __init__(self, tau_max: int = 10, epochs: int = 200) -> None:
         super().__init__()
-        check_at_least("tau_max", tau_max, 1)
+        check_whole("tau_max", tau_max, 1)
+        check_whole("epochs", epochs, 1)
         if epochs < tau_max:
             raise ValueError(f"epochs must be at least tau_max = {tau_max}, one for each step, got {epochs}")
-        self.tau_max, self.epochs = int(tau_max), int(epochs)
+        self.tau_max, self.epochs = tau_max, epochs
 
     @property
     def phi(self) -> float:
@@ -154,7 +161,7 @@ class NormalizedTemperature(Softening):
 
     def __init__(self, tau: float = 2.0) -> None:
         super().__init__()
-        check_at_least("tau", tau, 0, exclusive=True)
+        check_positive("tau", tau)
         self.tau = tau
 
     def forward(self, student: Tensor, teacher: Tensor) -> SoftenedPair:
@@ -183,7 +190,7 @@ class DynamicTemperature(Softening):
 
     def __init__(self, tau: float = 4.0) -> None:
         super().__init__()
-        check_at_least("tau", tau, 0, exclusive=True)
+        check_positive("tau", tau)
         self.tau = tau
 
     def temperatures(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,8 +224,8 @@ class StandardizedLogits(Softening):
 
     def __init__(self, tau: float = 2.0, eps: float = 1e-7) -> None:
         super().__init__()
-        check_at_least("tau", tau, 0, exclusive=True)
-        check_at_least("eps", eps, 0, exclusive=True)
+        check_positive("tau", tau)
+        check_at_least("eps", eps, 0, exclusive=True, most=1)
         self.tau, self.eps = tau, eps
 
     def forward(self, student: Tensor, teacher: Tensor) -> SoftenedPair:
@@ -250,6 +257,7 @@ class LearnedTemperature(Softening):
     """
 
     learnable = True
+    follows_progress = True
     reason = NO_SIGMOID
 
     def __init__(
@@ -261,9 +269,11 @@ class LearnedTemperature(Softening):
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        check_at_least("tau_start", tau_start, 0, exclusive=True)
+        check_positive("tau_start", tau_start)
         check_at_least("tau_range", tau_range, 0)
-        check_at_least("epochs", epochs, 1)
+        check_at_least("init", init, -100, most=100)  # a sigmoid is flat long before
+        check_whole("epochs", epochs, 1)
+        check_flag("standardize", standardize)
         self.tau_start, self.tau_range, self.epochs, self.standardize = tau_start, tau_range, epochs, standardize
         self.raw_tau = nn.Parameter(torch.tensor(float(init)))
         self.activations = ("softmax",) if standardize else ("softmax", "sigmoid")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from freqkd.checkpoints import CheckpointError
 from freqkd.datasets.views import VIEW
 from freqkd.distillers import entries
-from freqkd.distillers.entries import count_entries, entry_path, read_entry, write_entry
+from freqkd.distillers.entries import Entry, count_entries, entry_path, read_entry, write_entry
 from freqkd.distillers.filling import fill_cache
 from freqkd.distillers.teacher import Teacher
 
@@ -63,6 +64,39 @@ def test_a_truncated_entry_is_made_again(cached, photos, step, keep):
     assert ran == [1, 1]
     assert path.read_bytes() == whole
     assert torch.equal(first["distill.loss_freekd"], second["distill.loss_freekd"])
+
+
+@pytest.mark.parametrize("place", [-1, -300], ids=["the last value", "a value in the middle"])
+def test_values_that_are_not_what_was_written_are_computed_anew(cached, photos, step, place, capsys):
+    model, views = cached(), photos()
+    for image in (0, 1):  # one at a time, as the damaged one will be computed anew: batches round otherwise
+        step.losses(model, step.batch(model, views, (image, 0)))
+    batch = step.batch(model, views, (0, 0), (1, 0))
+    first = step.losses(model, batch)
+    path = entry_path(model.teacher.cache.dir, 1, 0)
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[place] ^= 0b1000
+    path.write_bytes(bytes(damaged))
+    ran = step.runs(model)
+    capsys.readouterr()
+    second = step.losses(model, batch)
+    assert ran == [1, 1]  # for the damaged view alone
+    assert path.read_bytes() == whole
+    assert torch.equal(first["distill.loss_freekd"], second["distill.loss_freekd"])
+    assert f"the values in {path} are not those that were written (checksum)" in capsys.readouterr().out
+    step.losses(model, batch)
+    assert ran == [1, 1]
+
+
+def test_a_disk_that_gives_other_values_once_more_ends_the_training(cached, photos, step, monkeypatch):
+    model, views = cached(), photos()
+    batch = step.batch(model, views, (0, 0))
+    monkeypatch.setattr(Entry, "read_into", lambda entry, row: False)
+    with pytest.raises(
+        CheckpointError, match=r"0_0.half does not hold the values that were just written to it; check the disk"
+    ):
+        step.losses(model, batch)
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path, monkeypatch):

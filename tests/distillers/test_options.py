@@ -47,7 +47,9 @@ def test_a_part_is_built_of_its_config_and_an_instance_is_itself():
     assert build_part("align", None) is None
     assert isinstance(build_part("loss", dict(type="freqkd.MSELoss")), MSELoss)
     assert isinstance(build_part("loss", dict(type=MSELoss)), MSELoss)
-    with pytest.raises(KeyError, match=r"freqkd\.MSELos"):
+    with pytest.raises(
+        ValueError, match=r"loss.type must be a registered model, got 'freqkd\.MSELos'.*'freqkd\.MSELoss'"
+    ):
         build_part("loss", dict(type="freqkd.MSELos"))
     with pytest.raises(ValueError, match=r"loss=dict\(type='freqkd.FreeKDLoss', ...\) needs num_levels=, got channels"):
         build_part("loss", dict(type="freqkd.FreeKDLoss", channels=4))

@@ -48,6 +48,10 @@ def test_small_gradients_in_half_precision_do_not_underflow():
 def test_large_gradients_in_half_precision_do_not_overflow():
     (a,) = maps((4,), dtype=torch.float16)
     assert float(gradient_norm((a.float() * 1000).sum(), [a])) == pytest.approx(2000.0)
+    # Beyond the range of float16 at any scale from 1 on.
+    loss = (a.float() * 1e7).sum()
+    assert float(torch.autograd.grad(loss, a, retain_graph=True)[0].abs().max()) == math.inf
+    assert float(gradient_norm(loss, [a])) == pytest.approx(2e7, rel=1e-3)
 
 
 def test_features_without_a_gradient_are_refused():

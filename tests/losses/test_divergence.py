@@ -180,7 +180,7 @@ def test_gradients_of_both_sides(word: str) -> None:
         ({"type": "dkd", "alpha": -1.0}, "alpha must be at least 0"),
         ({"type": "nkd", "gamma": -1.0}, "gamma must be at least 0"),
         ({"type": "dist", "gamma": -1.0}, "gamma must be at least 0"),
-        ({"type": "quality_focal", "beta": 0.5}, "beta must be at least 1"),
+        ({"type": "quality_focal", "beta": 0.5}, "beta must be 0 or at least 1, got 0.5"),
     ],
 )
 def test_errors_name_the_argument(spec: object, message: str) -> None:

@@ -207,7 +207,7 @@ def test_mlkd_of_one_temperature_by_hand() -> None:
         ),
         (lambda h: box_iou_loss(torch.ones(2, 4), torch.ones(2, 4), kind="diou"), "kind must be one of"),
         (lambda h: box_iou_loss(torch.ones(2, 5), torch.ones(2, 5)), r"the shape \(M, 4\)"),
-        (lambda h: quality_focal_loss(h["cls_s"], h["cls_t"], beta=0.5), "beta must be at least 1"),
+        (lambda h: quality_focal_loss(h["cls_s"], h["cls_t"], beta=0.5), "beta must be 0 or at least 1"),
         (lambda h: align_statistics(h["cls_s"][0], h["reg_t"][0]), "teacher_feat must have 3 channels, got 20"),
         (lambda h: valuable_region(torch.ones(3, 4), [2], torch.ones(1, 4)), "must sum to the 3 boxes"),
         (lambda h: mlkd_terms(*[h["cls_s"][0]] * 4), r"student_weak must have the shape \(N, C\)"),

@@ -138,8 +138,8 @@ def test_wrong_input() -> None:
         mgd_loss(feat, feat, [nn.Identity(), nn.Identity()])
     with pytest.raises(ValueError, match="features of level 0, generated, must have the same shape"):
         mgd_loss(feat, feat, lambda x: x[:, :2])
-    for share in (-0.1, 1.5):
-        with pytest.raises(ValueError, match=f"masked_share must lie in 0 to 1, got {share}"):
+    for share, rule in ((-0.1, "at least 0"), (1.5, "at most 1")):
+        with pytest.raises(ValueError, match=f"masked_share must be {rule}.*, got {share}"):
             MGDLoss(3, 1, masked_share=share)
     with pytest.raises(ValueError, match="channels must be a number or one per level, 2 of them, got 3"):
         MGDLoss([1, 2, 3], 2)

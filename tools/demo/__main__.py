@@ -25,6 +25,7 @@ from report import check_shown, print_report, write_json
 from tasks import STAGES, TASKS, DemoError, Task, announce, say, steps_of
 
 from freqkd.cli import evaluate, run_tool, train
+from freqkd.errors import EPILOG
 from freqkd.export import count_parameters, export_student, is_distillation
 from freqkd.hooks.progress import SECONDS
 from freqkd.preflight import check_work_dir
@@ -148,7 +149,7 @@ def run_task(name: str, root: Path, seed: int) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     parser.add_argument("--work-dir", default="work_dirs/demo", help="folder of everything the demo writes")
     parser.add_argument(
         "--seed", type=int, default=0, help="first weights and order of images; name another --work-dir too"

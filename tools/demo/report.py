@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from tasks import MIN_DEVIATION, MIN_SHARE, TASKS, DemoError, say
 
+from freqkd.files import write_whole
+
 
 def write_json(value: Any, path: Path) -> None:
     """Write strict json (no NaN), whole or not at all."""
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    os.replace(draft, path)
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with write_whole(path) as file:
+        file.write(text.encode())
 
 
 def check_shown(name: str, results: dict[str, Any]) -> None:

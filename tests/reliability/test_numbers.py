@@ -1,0 +1,209 @@
+"""A number that is none is refused where it enters: by every argument that takes one, and where prompts and maps are read."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import freqkd.losses
+import freqkd.plugins
+from freqkd.checkpoints import CheckpointError
+from freqkd.distillers.acceleration import Acceleration
+from freqkd.distillers.cache import TeacherCache
+from freqkd.distillers.entries import read_entry, write_entry
+from freqkd.distillers.prompt_tuner import PromptTuner
+from freqkd.distillers.schedules import TermSchedule
+from freqkd.distillers.teacher import Teacher
+from freqkd.distillers.weights import FixedWeight, ShareWeight
+from freqkd.losses import FreeKDLoss, MSELoss, freekd_loss
+from freqkd.losses.divergence import DIVERGENCES
+from freqkd.losses.focal_global import GlobalContext
+from freqkd.losses.masked_generation import GenerationBlock
+from freqkd.losses.regions import REGIONS
+from freqkd.losses.softening import SOFTENINGS
+from freqkd.prompts import FrequencyPrompt
+from freqkd.registry import DATASETS, HOOKS, MODELS
+from freqkd.relation import ChannelGate
+from freqkd.wavelets import wavedec2
+
+PARTS = (FrequencyPrompt, ChannelGate, GenerationBlock, GlobalContext, FixedWeight, ShareWeight, TermSchedule, Teacher)
+NAMED = {**MODELS.module_dict, **HOOKS.module_dict, **DATASETS.module_dict, **SOFTENINGS, **DIVERGENCES, **REGIONS}
+CLASSES = {kind.__name__: kind for kind in (*NAMED.values(), *PARTS, TeacherCache, Acceleration)}
+CLASSES = {
+    name: kind for name, kind in CLASSES.items() if "__init__" in vars(kind)
+}  # others take what their base takes
+CLASSES = {name: kind for name, kind in CLASSES.items() if kind.__module__.startswith("freqkd.")}
+NEEDED = dict(channels=4, num_levels=1, student_channels=4, teacher_channels=4, num_classes=3, share=0.5, weight=1.0)
+NEEDED.update(dir="cache", views=2, config="config.py", checkpoint="net.pth", loss=MSELoss(), dataset={})  # type: ignore[arg-type]
+NEEDED.update(student={}, teacher={}, terms={})  # type: ignore[arg-type]
+BAD = {
+    "number": (math.nan, math.inf, -math.inf, True, "1", -1e9, 1e30),
+    "whole number": (math.nan, math.inf, -math.inf, True, "1", 2.5, 2.0, -(10**30), 10**30),
+    "flag": (0, 1, "no", math.nan),
+}
+
+
+def kind_of(annotation: str) -> str | None:
+    """What an argument takes, by its annotation."""
+    words = re.findall(r"\w+", annotation)
+    found = [kind for word, kind in (("float", "number"), ("int", "whole number"), ("bool", "flag")) if word in words]
+    return found[0] if found else None
+
+
+def rows() -> list[Any]:
+    """Every numeric argument of every class that a config can name, and of their parts, with every bad value."""
+    found = []
+    for name, kind in sorted(CLASSES.items()):
+        for argument in inspect.signature(kind).parameters.values():
+            what = kind_of(str(argument.annotation))
+            for value in BAD[what] if what else ():
+                if not str(argument.annotation).startswith("Sequence"):
+                    found.append(pytest.param(kind, argument.name, value, id=f"{name}-{argument.name}-{value}"))
+                if "Sequence" in str(argument.annotation):
+                    found.append(pytest.param(kind, argument.name, [value], id=f"{name}-{argument.name}-[{value}]"))
+    return found
+
+
+@pytest.mark.parametrize(("kind", "argument", "value"), rows())
+def test_an_argument_refuses_what_is_no_number_for_it(kind: Any, argument: str, value: Any) -> None:
+    needed = [one.name for one in inspect.signature(kind).parameters.values() if one.default is one.empty]
+    options = {name: copy.copy(NEEDED[name]) for name in needed if name in NEEDED}
+    inner = value[0] if isinstance(value, list) else value
+    with pytest.raises(ValueError, match=rf"(^|\.){argument}\b.* must .*{re.escape(repr(inner))}"):
+        kind(**{**options, argument: value})
+
+
+def test_the_table_covers_what_it_should() -> None:
+    pairs = {(row.values[0].__name__, row.values[1]) for row in rows()}
+    losses = {
+        kind.__name__ for name, kind in vars(freqkd.losses).items() if inspect.isclass(kind) and name.endswith("Loss")
+    }
+    assert {(name, "loss_weight") for name in losses} <= pairs
+    others = (
+        "ShareWeight share",
+        "TermSchedule end",
+        "Distiller monitor",
+        "PromptTuner overlap_weight",
+        "FixedViews views",
+    )
+    others += (
+        "MaskHook interval",
+        "Acceleration compile",
+        "TeacherCache views",
+        "DistillTerm levels",
+        "LearnedTemperature init",
+    )
+    assert {tuple(other.split()) for other in others} <= pairs
+    assert len(rows()) > 700
+
+
+@pytest.mark.parametrize("name", [name for name in vars(freqkd.losses.points) if name.endswith("_loss")])
+def test_a_named_method_refuses_them_too(name: str) -> None:
+    loss = getattr(freqkd.losses, name)
+    logits, target = torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long)
+    arguments = [one for one in inspect.signature(loss).parameters.values() if kind_of(str(one.annotation))]
+    assert {"tau", "ignore_index"} <= {one.name for one in arguments}
+    for argument in arguments:
+        for value in (math.nan, True, "1", 1e30):
+            given = [value] if "Sequence" in str(argument.annotation) else value
+            with pytest.raises(ValueError, match=rf"{argument.name} must .*got {re.escape(repr(value))}"):
+                loss(logits, logits, target, **{argument.name: given})
+
+
+def test_whole_bounds_are_what_a_user_may_mean() -> None:
+    assert ShareWeight(share=1e-6, iters=1).share == 1e-6
+    assert FixedWeight(1e6).value() == 1e6
+    assert FixedWeight(0).value() == 0.0
+    assert TermSchedule(begin=10**9).begin == 10**9
+    assert freqkd.losses.MGDLoss(4, 1, loss_weight=5e-7).loss_weight == 5e-7
+
+
+# ---- a depth that no map has ----------------------------------------------------------------------------------------
+
+
+def test_a_depth_beyond_any_map_is_refused_before_memory_is_asked_for() -> None:
+    loss = FreeKDLoss(channels=4, num_levels=1, level=10)
+    feat = torch.zeros(1, 4, 8, 8)
+    words = r"level must fit the map: blocks of 1024x1024 positions for level=10, got a map of 8x8; level=3 fits"
+    for call in (
+        lambda: loss(feat, feat),
+        lambda: freekd_loss(feat, feat, level=10),
+        lambda: wavedec2(feat, level=10),
+        lambda: FrequencyPrompt(4, level=10)(feat),
+        lambda: FrequencyPrompt(4, level=10).mean_masks(feat),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+@pytest.mark.filterwarnings("ignore:a map of")
+@pytest.mark.parametrize(("level", "size"), [(8, (1, 1)), (6, (2, 3)), (9, (64, 64))])
+def test_a_depth_that_pads_a_small_map_is_none_of_these(level: int, size: tuple[int, int]) -> None:
+    feat = torch.ones(1, 1, *size)
+    assert float(FreeKDLoss(channels=1, num_levels=1, level=level)(feat, feat)) == 0.0
+
+
+# ---- prompts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("key", ["prompts.1.tokens", "gates.0.mlp.0.bias"])
+def test_prompts_with_such_a_number_are_refused_and_nothing_is_taken_over(value: float, key: str) -> None:
+    options: dict[str, Any] = dict(channels=4, num_levels=2, level=1, relation="gate")
+    loss, state = FreeKDLoss(**options), FreeKDLoss(**options).state_dict()
+    before = {name: tensor.clone() for name, tensor in loss.state_dict().items()}
+    state[key].view(-1)[1] = value
+    with pytest.raises(
+        ValueError, match=rf"{key} must hold finite numbers, got 1 of \d+ that are not: .*train them anew"
+    ):
+        loss.load_prompts(state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loss.state_dict().items())
+
+
+def test_the_prompt_stage_does_not_go_on_with_them() -> None:
+    teacher = SimpleNamespace(config="c.py", checkpoint="c.pth")
+    options = dict(type="freqkd.FreeKDLoss", channels=4, num_levels=1, level=1)
+    tuner, other = (PromptTuner(dict(vars(teacher)), options) for _ in range(2))
+    state = other.state_dict()
+    tuner.load_state_dict(state)
+    assert torch.equal(tuner.prompts[0].tokens, other.prompts[0].tokens)
+    state["prompts.0.tokens"].view(-1)[0] = math.nan
+    with pytest.raises(
+        CheckpointError, match=r"cannot be gone on with: prompts.0.tokens must hold finite numbers, got 1 of"
+    ):
+        tuner.load_state_dict(state)
+
+
+# ---- files of a cache -----------------------------------------------------------------------------------------------
+
+
+def test_an_entry_knows_whether_its_values_are_those_that_were_written(tmp_path: Any) -> None:
+    path = tmp_path / "one.half"
+    maps = {"neck": [torch.arange(24.0).reshape(2, 3, 4).half()], "head": [torch.ones(1, 2, 2).half()]}
+    write_entry(path, (8, 8), 7, maps)
+    entry = read_entry(path)
+    assert entry is not None
+    row = torch.zeros(28, dtype=torch.float16)
+    assert entry.read_into(row.numpy())
+    assert row.tolist() == [1.0] * 4 + list(range(24))  # in the order of the taps' names
+    whole = path.read_bytes()
+    first = len(whole) - 56
+    # Any bit: one of the header makes the file none, one of the values shows when they are read. Zeros pad the header.
+    text = whole.index(b"}", whole.index(b"checksum")) + 1
+    for place in [*range(text), *range(first, len(whole))]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(bytes(damaged))
+        found = read_entry(path)
+        if place < text:
+            assert found is None, place
+        else:
+            assert found is not None
+            assert not found.read_into(row.numpy()), place
