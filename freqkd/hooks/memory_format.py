@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner.base_loop import BaseLoop
 
 
 class ChannelsLastHook(Hook):
-    """Turn the weights of student and teacher channels-last for training; maps follow the weights.
+    """Turn the weights of student and teacher channels-last before training; maps follow the weights.
 
-    Only the order in memory changes, so checkpoints and results stay what they are, to rounding. A wrapper for several
-    processes is made anew around the converted model: `DistributedDataParallel` lays out its buckets of gradients by the
-    weights it is given, and would read gradients of another layout in the wrong order.
+    Only the order in memory changes, so checkpoints and results stay what they are, to rounding. It changes after the
+    weights were initialised, because initialisations draw in the order of memory. A wrapper for several processes is made
+    anew around the converted model: `DistributedDataParallel` lays out its buckets of gradients by the weights it is
+    given, and would read gradients of another layout in the wrong order.
 
     Raises:
         ValueError: before the first step, the Runner cannot wrap its model anew.
@@ -23,10 +23,8 @@ class ChannelsLastHook(Hook):
 
     priority = "VERY_HIGH"
 
-    def before_run(self, runner: Any) -> None:
-        """Convert the student, before anything is loaded, compiled or averaged."""
-        if not isinstance(getattr(runner, "_train_loop", None), BaseLoop):
-            return  # a test, not a training
+    def before_train(self, runner: Any) -> None:
+        """Convert the model; a distiller or prompt tuner takes its teacher along."""
         model = runner.model
         if not is_model_wrapper(model):
             model.to(memory_format=torch.channels_last)
@@ -36,12 +34,9 @@ class ChannelsLastHook(Hook):
                 f"freqkd.ChannelsLastHook must convert a model before {type(model).__name__} wraps it, which a "
                 f"{type(runner).__name__} does not allow; leave the hook out: default_hooks.channels_last=None"
             )
-        module = model.module.to(memory_format=torch.channels_last)
+        module, is_compiled = model.module.to(memory_format=torch.channels_last), "train_step" in vars(model)
         del model
         runner.model = None  # the old wrapper lets go of the gradients
         runner.model = runner.wrap_model(runner.cfg.get("model_wrapper_cfg"), module)
-
-    def before_train(self, runner: Any) -> None:
-        """Convert the teacher, which was built with the weights; the student's layout stays as it is."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        model.to(memory_format=torch.channels_last)
+        if is_compiled:
+            runner._maybe_compile("train_step")
