@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "untrained, no relation": dict(relation="none"),
     "T = 6": dict(num_prompts=6),
     "official, T = 6": dict(preset="official", num_prompts=6),
-    "no low band": dict(include_low=False),
+    "no low band": dict(band_weights=[0] + [1] * 9),
 }
 
 

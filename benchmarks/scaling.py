@@ -24,14 +24,14 @@ def case(
     batch: int = 1,
     image: tuple[int, int] = (512, 512),
     terms: int = 1,
-    level: int = 3,
+    depth: int = 3,
     preset: str = "paper",
 ) -> tuple[Callable[[], None], int]:
     """One forward and backward of `terms` losses, and the number of positions of the pyramid."""
     students, teachers = (pyramid(True, batch, sizes=sizes(*image)) for _ in "st")
     for student in students:
         student.requires_grad_()
-    losses = [freekd(num_prompts, preset, relation="none", level=level) for _ in range(terms)]
+    losses = [freekd(num_prompts, preset, relation="none", depth=depth) for _ in range(terms)]
 
     def total(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> torch.Tensor:
         return torch.stack([loss(ours, theirs) for loss in losses]).sum()
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for preset in ("paper", "official")
             for t in (1, 2, 4, 6, 12)
         },
-        **{f"level {j}": case(level=j) for j in (1, 2, 3, 4)},
+        **{f"depth {j}": case(depth=j) for j in (1, 2, 3, 4)},
         **{f"terms {n}": case(terms=n) for n in (1, 2, 3)},
     }
     times = interleave({name: call for name, (call, _) in cases.items()}, options.repeats)

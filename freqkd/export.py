@@ -58,10 +58,15 @@ def student_config(config: Config) -> Config:
         plain["custom_hooks"] = [hook for hook in plain["custom_hooks"] if not _is_ours(hook)]
     for key in ("resume", "load_from", "work_dir", "launcher"):
         plain.pop(key, None)
-    # What a distillation's `_base_` files leave beside the model: fragments, which the student has no use for.
-    for key in [key for key in plain if key.startswith(("freekd_", "prompts_", "distill_"))]:
-        plain.pop(key)
-    return Config(plain)
+    # Helper variables of a distillation's config, such as a loss that several terms share: the student has no use for them.
+    return Config({key: value for key, value in plain.items() if key == "model" or not _names_us(value)})
+
+
+def _names_us(value: Any) -> bool:
+    """Whether a part of a config names a type of this package, however deep."""
+    if isinstance(value, dict):
+        return _is_ours(value) or any(map(_names_us, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_names_us, value))
 
 
 def write_config(config: Config, path: str | os.PathLike[str]) -> None:

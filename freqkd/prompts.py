@@ -14,15 +14,16 @@ from freqkd.wavelets import DEEPEST, HAAR_NAMES, Subbands, check_depth, wavedec2
 
 BAND_CHOICES = ("subband", "level")
 OVERLAP_CHOICES = ("jaccard", "dice")
+SCORE_CHOICES = ("signed", "magnitude")
 
 
-def count_bands(level: int, bands: str) -> int:
-    """Return how many token sets a prompt has: 1 + 3 * level for "subband", 1 + level for "level".
+def count_bands(depth: int, bands: str) -> int:
+    """Return how many token sets a prompt has: 1 + 3 * depth for "subband", 1 + depth for "level".
 
     >>> count_bands(3, "subband"), count_bands(3, "level")
     (10, 4)
     """
-    return 1 + (3 * level if bands == "subband" else level)
+    return 1 + (3 * depth if bands == "subband" else depth)
 
 
 def jaccard_overlap(masks: Tensor) -> Tensor:
@@ -129,14 +130,16 @@ class FrequencyPrompt(nn.Module):
     Args:
         channels: C of the maps.
         num_prompts: T, masks per band.
-        level: levels of the transform.
-        bands: "subband": one token set for each of the 1 + 3 * level bands, as in the paper. "level": one for the
+        depth: levels of the transform.
+        bands: "subband": one token set for each of the 1 + 3 * depth bands, as in the paper. "level": one for the
             low band and one per level, whose mask comes from the sum of the three orientations and serves all
             of them, as in the released program.
         overlap: "jaccard" (mean over bands, the paper) or "dice" (sum over bands, the released program).
         normalize: scale the sum of the masks by 2 / T. False keeps the released program's plain sum, whose gain starts
             at T / 2.
         wavelet: see `wavedec2`.
+        score: what a token is multiplied with: "signed", the band, as published, or "magnitude", its absolute values. The
+            sign of a detail is only the polarity of an edge: signed masks split every object into stripes.
 
     Attributes:
         tokens: Parameter (B, T, C); band 0 is the low band, then finest to coarsest, per level LH, HL, HH.
@@ -156,7 +159,7 @@ class FrequencyPrompt(nn.Module):
     Example:
         >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
         <torch...>
-        >>> prompt = FrequencyPrompt(channels=4, num_prompts=2, level=2)
+        >>> prompt = FrequencyPrompt(channels=4, num_prompts=2, depth=2)
         >>> prompt.tokens.shape
         torch.Size([7, 2, 4])
         >>> feat = torch.randn(1, 4, 9, 12)
@@ -169,27 +172,30 @@ class FrequencyPrompt(nn.Module):
         self,
         channels: int,
         num_prompts: int = 2,
-        level: int = 3,
+        depth: int = 3,
         bands: str = "subband",
         overlap: str = "jaccard",
         normalize: bool = True,
         wavelet: str = "haar",
+        score: str = "signed",
     ) -> None:
         super().__init__()
         check_whole("channels", channels, 1, most=WIDEST)
         check_whole("num_prompts", num_prompts, 1, most=1024)
-        check_whole("level", level, 1, most=DEEPEST)
+        check_whole("depth", depth, 1, most=DEEPEST)
+        check_choice("score", score, SCORE_CHOICES)
         check_flag("normalize", normalize)
         check_choice("bands", bands, BAND_CHOICES)
         check_choice("overlap", overlap, OVERLAP_CHOICES)
         self.channels = channels
         self.num_prompts = num_prompts
-        self.level = level
+        self.depth = depth
+        self.score = score
         self.bands = bands
         self.overlap = overlap
         self.normalize = normalize
         self.wavelet = wavelet
-        self.tokens = nn.Parameter(torch.empty(count_bands(level, bands), num_prompts, channels))
+        self.tokens = nn.Parameter(torch.empty(count_bands(depth, bands), num_prompts, channels))
         self.reset_parameters()
         self._warned = False
 
@@ -202,10 +208,10 @@ class FrequencyPrompt(nn.Module):
         self.tokens[:, 2 * pairs :] *= 0.001
 
     def decompose(self, feat: Tensor) -> Subbands:
-        """Return the subbands of a map; warn once where it is too small for the level."""
+        """Return the subbands of a map; warn once where it is too small for the depth."""
         check_map("feat", feat, self.channels)
         self.check_size(feat)
-        return wavedec2(feat, self.wavelet, self.level)
+        return wavedec2(feat, self.wavelet, self.depth)
 
     def masks(self, bands: Subbands) -> tuple[Tensor, ...]:
         """Return one (N, T, h, w) tensor of masks per band, in the order of `tokens`, for bands of `decompose`.
@@ -213,10 +219,12 @@ class FrequencyPrompt(nn.Module):
         Raises:
             ValueError: `bands` has another number of levels or channels.
         """
-        if len(bands.details) != self.level:
-            raise ValueError(f"bands must have {self.level} levels of details, got {len(bands.details)}")
+        if len(bands.details) != self.depth:
+            raise ValueError(f"bands must have {self.depth} levels of details, got {len(bands.details)}")
         if bands.low.shape[1] != self.channels:
             raise ValueError(f"bands must have {self.channels} channels, got {bands.low.shape[1]}")
+        if self.score == "magnitude":
+            bands = Subbands(bands.low.abs(), tuple(detail.abs() for detail in bands.details))
         sources = [bands.low]
         for detail in bands.details:
             sources += detail.unbind(2) if self.bands == "subband" else [detail.sum(2)]
@@ -228,10 +236,10 @@ class FrequencyPrompt(nn.Module):
 
         It is all that distillation uses; with Haar it costs no transform of the map, see `subband_scores`.
         """
-        if self.wavelet in HAAR_NAMES:
+        if self.wavelet in HAAR_NAMES and self.score == "signed":
             check_map("feat", feat, self.channels)
             self.check_size(feat)
-            masks = tuple(scores.sigmoid_() for scores in subband_scores(feat, self.tokens, self.level))
+            masks = tuple(scores.sigmoid_() for scores in subband_scores(feat, self.tokens, self.depth))
         else:
             masks = self.masks(self.decompose(feat))
         return tuple(mask.mean(1, keepdim=True) for mask in masks)
@@ -241,7 +249,7 @@ class FrequencyPrompt(nn.Module):
         scale = 2 / self.num_prompts if self.normalize else 1.0
         gains = [mask.sum(1, keepdim=True) * scale for mask in masks]
         if self.bands == "subband":
-            details = [torch.stack(gains[1 + 3 * j : 4 + 3 * j], dim=2) for j in range(self.level)]
+            details = [torch.stack(gains[1 + 3 * j : 4 + 3 * j], dim=2) for j in range(self.depth)]
         else:
             details = [gain.unsqueeze(2) for gain in gains[1:]]
         weighted = Subbands(bands.low * gains[0], tuple(d * g for d, g in zip(bands.details, details)))
@@ -266,15 +274,15 @@ class FrequencyPrompt(nn.Module):
         Raises:
             ValueError: they would hold next to nothing else, see `check_depth`.
         """
-        check_depth(self.level, (feat.shape[-2], feat.shape[-1]))
+        check_depth(self.depth, (feat.shape[-2], feat.shape[-1]), "depth")
         smallest = min(feat.shape[-2], feat.shape[-1])
-        if self._warned or smallest > 2 ** (self.level - 1):
+        if self._warned or smallest > 2 ** (self.depth - 1):
             return
         self._warned = True
         fitting = max((smallest - 1).bit_length(), 1)
-        hint = f"; level={fitting} would fit{'' if smallest > 1 else ' better'}" if fitting < self.level else ""
+        hint = f"; depth={fitting} would fit{'' if smallest > 1 else ' better'}" if fitting < self.depth else ""
         warnings.warn(
-            f"a map of {feat.shape[-2]}x{feat.shape[-1]} positions is too small for level={self.level}: its coarsest "
+            f"a map of {feat.shape[-2]}x{feat.shape[-1]} positions is too small for depth={self.depth}: its coarsest "
             f"bands are mostly padding{hint}",
             stacklevel=3,
         )
@@ -282,8 +290,8 @@ class FrequencyPrompt(nn.Module):
     def extra_repr(self) -> str:
         """Return the settings, for `print`."""
         return (
-            f"channels={self.channels}, num_prompts={self.num_prompts}, level={self.level}, bands={self.bands!r}, "
-            f"overlap={self.overlap!r}, normalize={self.normalize}, wavelet={self.wavelet!r}"
+            f"channels={self.channels}, num_prompts={self.num_prompts}, depth={self.depth}, bands={self.bands!r}, "
+            f"overlap={self.overlap!r}, normalize={self.normalize}, wavelet={self.wavelet!r}, score={self.score!r}"
         )
 
 

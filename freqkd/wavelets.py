@@ -11,15 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freqkd.checks import check_map, check_whole, upcast
+from freqkd.checks import check_choice, check_map, check_whole, upcast
 
 HAAR_NAMES = ("haar", "db1")
+BOUNDARIES = ("zero", "valid")
 DEEPEST = 10  # levels: a block of 1024 x 1024 positions of a feature map
 _ROOM = 2**16  # positions that blocks may fill of any map
 _SHARE = 64  # times its positions that they may fill of a large one
 
 
-def check_depth(level: int, size: tuple[int, int]) -> None:
+def check_depth(level: int, size: tuple[int, int], name: str = "level") -> None:
     """Raise ValueError where blocks of 2^level x 2^level positions are absurdly larger than a map of `size`.
 
     Depths up to 8 always pass: small maps are padded.
@@ -36,8 +37,8 @@ def check_depth(level: int, size: tuple[int, int]) -> None:
     if filled > max(_ROOM, _SHARE * height * width):
         fitting = max((min(size) - 1).bit_length(), 1)
         raise ValueError(
-            f"level must fit the map: blocks of {block}x{block} positions for level={level}, got a map of "
-            f"{height}x{width}; level={fitting} fits"
+            f"{name} must fit the map: blocks of {block}x{block} positions for {name}={level}, got a map of "
+            f"{height}x{width}; {name}={fitting} fits"
         )
 
 
@@ -52,7 +53,7 @@ class Subbands(NamedTuple):
     details: tuple[Tensor, ...]
 
 
-def wavedec2(x: Tensor, wavelet: str = "haar", level: int = 3) -> Subbands:
+def wavedec2(x: Tensor, wavelet: str = "haar", level: int = 3, boundary: str = "zero") -> Subbands:
     r"""Split a feature map into a low band and `level` levels of detail bands.
 
     One Haar level maps every block [[a, b], [c, d]] of 2 x 2 positions to
@@ -69,6 +70,9 @@ def wavedec2(x: Tensor, wavelet: str = "haar", level: int = 3) -> Subbands:
         wavelet: a name PyWavelets knows. "haar" needs torch alone, and compiles and vectorises; any other needs
             the packages pytorch_wavelets and PyWavelets.
         level: how often the low band is split, 1 to 10.
+        boundary: "zero" as above, or "valid" (Haar alone): a block that the border cuts is the mean of the positions it
+            has, times the root of their number, so that a constant map has no details at any size. Inside, and for sizes that
+            are multiples of 2^level, both are the same, and both keep the sum of squares. `waverec2` is for "zero".
 
     Shape:
         x: (N, C, H, W); low: (N, C, h, w) with h = ceil(H / 2^level); details[j]: (N, C, 3, ceil(H / 2^(j+1)), ...).
@@ -82,16 +86,23 @@ def wavedec2(x: Tensor, wavelet: str = "haar", level: int = 3) -> Subbands:
         >>> low, details = wavedec2(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), level=1)
         >>> low.item(), details[0].flatten().tolist()
         (5.0, [-2.0, -1.0, 0.0])
+        >>> odd = torch.ones(1, 1, 3, 3)
+        >>> [round(wavedec2(odd, level=1, boundary=edge).details[0].abs().sum().item()) for edge in ("zero", "valid")]
+        [4, 0]
     """
     check_map("x", x)
     check_whole("level", level, 1, most=DEEPEST)
     check_depth(level, (x.shape[-2], x.shape[-1]))
+    check_choice("boundary", boundary, BOUNDARIES)
     low = upcast(x)
     if wavelet not in HAAR_NAMES:
+        if boundary != "zero":
+            raise ValueError(f"boundary must be 'zero' for wavelets other than Haar, got {boundary!r} with {wavelet!r}")
         return _library_wavedec2(low, wavelet, level)
     details = []
+    counts = [low.new_ones(side) for side in low.shape[-2:]]
     for _ in range(level):
-        low, detail = _haar_split(low)
+        low, detail = _haar_split(low) if boundary == "zero" else _valid_haar_split(low, counts)
         details.append(detail)
     return Subbands(low, tuple(details))
 
@@ -139,6 +150,23 @@ def _haar_split(x: Tensor) -> tuple[Tensor, Tensor]:
     diff_left, diff_right = _even_odd(upper - lower, -1)
     detail = torch.stack((diff_left + diff_right, sum_left - sum_right, diff_left - diff_right), dim=-3)
     return sum_left + sum_right, detail
+
+
+def _valid_haar_split(x: Tensor, counts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Split a map whose rows and columns stand for `counts` positions each; the counts become those of the low band."""
+    low, high = _weighted_pairs(x, counts[0][:, None], -2)
+    (low, hl), (lh, hh) = (_weighted_pairs(half, counts[1], -1) for half in (low, high))
+    counts[:] = [F.pad(count, (0, count.numel() % 2)).view(-1, 2).sum(1) for count in counts]
+    return low, torch.stack((lh, hl, hh), dim=-3)
+
+
+def _weighted_pairs(x: Tensor, counts: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    r"""Return (\sqrt p a + \sqrt q b, \sqrt q a - \sqrt p b) / \sqrt{p + q} of neighbours that stand for p and q positions."""
+    after = (0, x.shape[-1] % 2) if dim == -1 else (0, 0, 0, x.shape[-2] % 2)
+    a, b = _even_odd(F.pad(x, after), dim)
+    p, q = _even_odd(F.pad(counts, after), dim)
+    share, rest = (p / (p + q)).sqrt(), (q / (p + q)).sqrt()
+    return share * a + rest * b, rest * a - share * b
 
 
 def _even_odd(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:

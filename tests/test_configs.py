@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS, init_default_scope
 
 from freqkd.compat import read_config
 from freqkd.distillers.teacher import build_network
+from freqkd.export import is_distillation, student_config
 from freqkd.losses import FreeKDLoss
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,7 @@ NAMES = {
     "gfl/crosskd_head_gfl-r101_gfl-r50_8xb2-1x_coco.py",
     "gfl/gfl_r50_8xb2-1x_coco.py",
     "gfl/ld_head_gfl-r101_gfl-r50_8xb2-1x_coco.py",
+    f"blood_cells/freekd-details_neck_{CELLS}",
     f"blood_cells/freekd_neck_{CELLS}",
     f"blood_cells/freekd-cached_neck_{CELLS}",
     *(f"blood_cells/{word}_neck_{CELLS}" for word in ("at", "mgd", "fgd", "mse", "freekd-mse")),
@@ -49,6 +51,7 @@ NAMES = {
     "retinanet/prompts_neck_retinanet-r101_8xb2-2000i_coco.py",
     "retinanet/retinanet_r50_8xb2-2x_coco.py",
     f"road_scenes/freekd-cwd_neck-logits_{ROADS}",
+    f"road_scenes/freekd-details_neck_{ROADS}",
     f"road_scenes/freekd_neck_{ROADS}",
     f"road_scenes/freekd-cached_neck_{ROADS}",
     "road_scenes/prompts_neck_semantic-fpn-r18w48_b8-80i_road-scenes.py",
@@ -58,7 +61,7 @@ NAMES = {
 CHAINS = {
     stage2: next(one for one in NAMES if one.startswith(stage2.split("/")[0] + "/prompts_"))
     for stage2 in sorted(NAMES)
-    if "/freekd" in stage2
+    if "/freekd" in stage2 and "-details" not in stage2  # which needs no stage 1
 }
 FULL = {
     "gfl student": "gfl/gfl_r50_8xb2-1x_coco.py",
@@ -144,6 +147,20 @@ def test_it_parses_and_names_its_own_types_by_scope(name):
     if config.model.type.startswith("freqkd."):
         assert "freqkd.registry" in config.custom_imports.imports
         assert read_config(config.model.teacher.config).model.type in ("RetinaNet", "GFL", "EncoderDecoder")
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_students_own_config_names_nothing_of_this_package(name):
+    config = read_config(CONFIGS[name])
+    if config.model.type == "freqkd.PromptTuner":
+        return  # it has no student
+    alone = student_config(config)
+    assert "freqkd" not in alone.pretty_text
+    expected = config.model.student if is_distillation(config) else config.model
+    assert alone.model == expected
+    loaders = ("train_dataloader", "val_dataloader", "optim_wrapper", "train_cfg", "default_hooks")
+    assert all(alone.get(key) for key in loaders)
+    assert alone.default_hooks.checkpoint.type == "CheckpointHook"
 
 
 @pytest.mark.parametrize("stage2", sorted(CHAINS))

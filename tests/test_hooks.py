@@ -63,7 +63,7 @@ def test_the_prompt_file_holds_what_was_trained_and_names_the_teacher(stages, tr
     assert all(torch.equal(written["state_dict"][key], value) for key, value in last.items())
     other = read_checkpoint(trained("segmentation").prompts)["state_dict"]["teacher_hash"]
     assert torch.equal(written["state_dict"]["teacher_hash"], other)
-    use = dict(tap="neck", levels=[0, 1, 2, 3], wavelet="haar", bands="subband", level=3)
+    use = dict(tap="neck", levels=[0, 1, 2, 3], wavelet="haar", bands="subband", depth=3, score="signed")
     assert written["meta"] == dict(teacher="data/teachers/road-scenes_semantic-fpn-r18w48.pth", **use)
     assert (stages / "first" / "mine.pth").stat().st_size < 300_000
 

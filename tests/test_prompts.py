@@ -51,10 +51,10 @@ def test_equals_the_released_program(feature_case, seed: int) -> None:
 def test_masks_by_hand() -> None:
     ones = torch.ones(1, 1, 1, 1)
     bands = Subbands(low=ones, details=(torch.tensor([1.0, -1.0, 2.0]).reshape(1, 1, 3, 1, 1),))
-    prompt = FrequencyPrompt(channels=1, num_prompts=1, level=1)
+    prompt = FrequencyPrompt(channels=1, num_prompts=1, depth=1)
     prompt.tokens.data.fill_(math.log(3))
     assert [round(m.item(), 6) for m in prompt.masks(bands)] == [0.75, 0.75, 0.25, 0.9]
-    shared = FrequencyPrompt(channels=1, num_prompts=1, level=1, bands="level")
+    shared = FrequencyPrompt(channels=1, num_prompts=1, depth=1, bands="level")
     shared.tokens.data.fill_(math.log(3))
     assert [round(m.item(), 6) for m in shared.masks(bands)] == [0.75, 0.9]  # of the sum of the three orientations
 
@@ -62,7 +62,7 @@ def test_masks_by_hand() -> None:
 def test_rebuilt_map_by_hand() -> None:
     # Bands of the block are 5, -2, -1, 0; masks sigmoid(token * band).
     feat = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    prompt = FrequencyPrompt(channels=1, num_prompts=1, level=1)
+    prompt = FrequencyPrompt(channels=1, num_prompts=1, depth=1)
     prompt.tokens.data.copy_(torch.tensor([0.0, math.log(3) / -2, 0.0, 0.0]).reshape(4, 1, 1))
     rebuilt, _ = prompt(feat)  # twice the masks 0.5, 0.75, 0.5, 0.5: LH grows to -3
     torch.testing.assert_close(rebuilt, torch.tensor([[[[0.5, 1.5], [3.5, 4.5]]]]))
@@ -88,7 +88,7 @@ def test_starts_as_the_identity(num_prompts: int, bands: str) -> None:
 @pytest.mark.parametrize("num_prompts", [2, 3, 6])
 @pytest.mark.parametrize("overlap", ["jaccard", "dice"])
 def test_tokens_differ_and_part(num_prompts: int, overlap: str) -> None:
-    prompt = FrequencyPrompt(16, num_prompts, level=2, overlap=overlap)
+    prompt = FrequencyPrompt(16, num_prompts, depth=2, overlap=overlap)
     for band in prompt.tokens:
         assert torch.pdist(band.detach()).min() > 0
     feat, start = torch.randn(1, 16, 12, 12), prompt(torch.randn(1, 16, 12, 12))[1].item()
@@ -158,7 +158,7 @@ def test_mask_deviation() -> None:
 
 @pytest.mark.parametrize("bands", ["subband", "level"])
 def test_mean_masks(bands: str) -> None:
-    prompt = FrequencyPrompt(4, 3, level=2, bands=bands)
+    prompt = FrequencyPrompt(4, 3, depth=2, bands=bands)
     prompt.tokens.data.normal_()
     feat = torch.randn(2, 4, 9, 10)
     means, masks = prompt.mean_masks(feat), prompt.masks(prompt.decompose(feat))
@@ -173,7 +173,7 @@ def test_one_token_moves_one_band() -> None:
     """Band order: the low band, then finest to coarsest, per level LH, HL, HH."""
     feat = torch.randn(1, 2, 8, 8)
     for index in range(7):
-        prompt = FrequencyPrompt(2, 1, level=2)
+        prompt = FrequencyPrompt(2, 1, depth=2)
         prompt.tokens.data.zero_()
         prompt.tokens.data[index] = 5.0
         split = prompt.decompose(feat)
@@ -186,7 +186,7 @@ def test_one_token_moves_one_band() -> None:
 @pytest.mark.parametrize("bands", ["subband", "level"])
 @pytest.mark.parametrize("overlap", ["jaccard", "dice"])
 def test_gradients(bands: str, overlap: str) -> None:
-    prompt = FrequencyPrompt(2, 2, level=1, bands=bands, overlap=overlap).double()
+    prompt = FrequencyPrompt(2, 2, depth=1, bands=bands, overlap=overlap).double()
     tokens = torch.randn_like(prompt.tokens).requires_grad_()
     feat = torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
     call = lambda feat, tokens: torch.func.functional_call(prompt, {"tokens": tokens}, (feat,))  # noqa: E731
@@ -223,16 +223,16 @@ def test_no_masked_copy_is_kept(saved_sizes) -> None:
 
 
 def test_small_map_warns_once_and_names_the_level() -> None:
-    prompt = FrequencyPrompt(2, level=3)
-    with pytest.warns(UserWarning, match=r"4x9 positions is too small for level=3.*level=2 would fit"):
+    prompt = FrequencyPrompt(2, depth=3)
+    with pytest.warns(UserWarning, match=r"4x9 positions is too small for depth=3.*depth=2 would fit"):
         prompt(torch.randn(1, 2, 4, 9))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prompt(torch.randn(1, 2, 2, 3))  # once
-        FrequencyPrompt(2, level=3)(torch.randn(1, 2, 5, 9))
-        FrequencyPrompt(2, level=2)(torch.randn(1, 2, 4, 9))  # the level it named
-    with pytest.warns(UserWarning, match="level=1 would fit better"):
-        FrequencyPrompt(2, level=3)(torch.randn(1, 2, 1, 9))
+        FrequencyPrompt(2, depth=3)(torch.randn(1, 2, 5, 9))
+        FrequencyPrompt(2, depth=2)(torch.randn(1, 2, 4, 9))  # the level it named
+    with pytest.warns(UserWarning, match="depth=1 would fit better"):
+        FrequencyPrompt(2, depth=3)(torch.randn(1, 2, 1, 9))
 
 
 def test_other_wavelets() -> None:
@@ -249,7 +249,7 @@ def test_other_wavelets() -> None:
     [
         ({"channels": 0}, "channels must be at least 1, got 0"),
         ({"num_prompts": 0}, "num_prompts must be at least 1, got 0"),
-        ({"level": 0}, "level must be at least 1, got 0"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"bands": "subbands"}, "bands must be one of 'subband', 'level', got 'subbands'; did you mean 'subband'?"),
         ({"overlap": "dise"}, "overlap must be one of 'jaccard', 'dice', got 'dise'; did you mean 'dice'?"),
     ],
@@ -260,19 +260,19 @@ def test_wrong_arguments(options: dict[str, object], words: str) -> None:
 
 
 def test_wrong_input() -> None:
-    prompt = FrequencyPrompt(4, level=2)
+    prompt = FrequencyPrompt(4, depth=2)
     with pytest.raises(ValueError, match="feat must have 4 channels, got 3"):
         prompt(torch.randn(1, 3, 8, 8))
     with pytest.raises(ValueError, match="bands must have 2 levels of details, got 3"):
-        prompt.masks(FrequencyPrompt(4, level=3).decompose(torch.randn(1, 4, 8, 8)))
+        prompt.masks(FrequencyPrompt(4, depth=3).decompose(torch.randn(1, 4, 8, 8)))
     with pytest.raises(ValueError, match="bands must have 4 channels, got 3"):
-        prompt.masks(FrequencyPrompt(3, level=2).decompose(torch.randn(1, 3, 8, 8)))
+        prompt.masks(FrequencyPrompt(3, depth=2).decompose(torch.randn(1, 3, 8, 8)))
     with pytest.raises(ValueError, match="masks must be a map"):
         jaccard_overlap(torch.rand(2, 3))
 
 
 def test_state_holds_tokens_alone() -> None:
-    prompt = FrequencyPrompt(4, 2, level=2)
+    prompt = FrequencyPrompt(4, 2, depth=2)
     assert {name: tuple(value.shape) for name, value in prompt.state_dict().items()} == {"tokens": (7, 2, 4)}
     split = prompt.decompose(torch.randn(1, 4, 7, 9))
     torch.testing.assert_close(prompt.rebuild(split, prompt.masks(split), (7, 9)), waverec2(split, size=(7, 9)))

@@ -26,10 +26,10 @@ def describe_use(prompts: nn.ModuleList, tap: str, levels: Sequence[int] | None)
 
     >>> from freqkd.prompts import FrequencyPrompt
     >>> describe_use(nn.ModuleList([FrequencyPrompt(4, wavelet="db1")]), "neck", None)
-    {'tap': 'neck', 'levels': [0], 'wavelet': 'haar', 'bands': 'subband', 'level': 3}
+    {'tap': 'neck', 'levels': [0], 'wavelet': 'haar', 'bands': 'subband', 'depth': 3, 'score': 'signed'}
     """
     use: dict[str, Any] = dict(tap=tap, levels=list(range(len(prompts)) if levels is None else levels))
-    for name in ("wavelet", "bands", "level"):
+    for name in ("wavelet", "bands", "depth", "score"):
         value = getattr(prompts[0], name, None) if len(prompts) else None
         if value is not None:
             use[name] = "haar" if name == "wavelet" and value in HAAR_NAMES else value

@@ -68,6 +68,11 @@ class PromptTuner(BaseModel):
         check_options("loss", FreeKDLoss, options)
         options.pop("loss_weight", None)
         template = FreeKDLoss(**options)
+        if not len(template.prompts):
+            raise ValueError(
+                "loss must have prompts to train, got combine='none', which uses no masks (as preset='details' does); a "
+                "distillation with it needs no prompt stage"
+            )
         self.teacher = build_teacher(teacher)
         self.prompts = template.prompts.requires_grad_(True)
         self.gates = template.gates.requires_grad_(True)

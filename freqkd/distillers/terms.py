@@ -97,7 +97,7 @@ class DistillTerm(nn.Module):
     @property
     def needs_prompts(self) -> bool:
         """Whether the loss has prompts that a first stage trains."""
-        return hasattr(self.loss, "load_prompts")
+        return bool(getattr(self.loss, "needs_prompts", False))
 
     @property
     def has_trained_prompts(self) -> bool:

@@ -1,11 +1,12 @@
-"""FreeKD: distillation of subbands, at the positions the teacher's prompts point at."""
+"""FreeKD: distillation of wavelet subbands at the positions that the teacher's prompts point at."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd.align import per_level
@@ -15,25 +16,56 @@ from freqkd.checks import (
     check_choice,
     check_flag,
     check_map,
+    check_positive,
     check_same_shape,
     check_whole,
     upcast,
 )
 from freqkd.losses.haar_distance import haar_distance, pointed_distance
-from freqkd.losses.haar_weights import mean_mask, nest_weights
-from freqkd.prompts import BAND_CHOICES, OVERLAP_CHOICES, FrequencyPrompt, count_bands
+from freqkd.losses.haar_weights import nest_weights
+from freqkd.losses.squared_bands import squared_bands
+from freqkd.prompts import BAND_CHOICES, OVERLAP_CHOICES, SCORE_CHOICES, FrequencyPrompt, count_bands
 from freqkd.relation import ChannelGate, relation_weights
 from freqkd.wavelets import DEEPEST, HAAR_NAMES, check_depth, wavedec2
 
-RELATION_CHOICES = ("none", "attention", "gate")
-ORIENTATION_CHOICES = ("sum", "mean")
-CHOICES = dict(bands=BAND_CHOICES, overlap=OVERLAP_CHOICES, relation=RELATION_CHOICES, orientations=ORIENTATION_CHOICES)
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"bands": "subband", "overlap": "jaccard", "include_low": True, "relation": "attention"},
-    "official": {"bands": "level", "overlap": "dice", "include_low": False, "relation": "none"},
+NORMS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "l1": lambda x, knee: x.abs(),
+    "l2": lambda x, knee: x.square(),
+    "huber": lambda x, knee: F.huber_loss(x, torch.zeros_like(x), reduction="none", delta=knee),
+    "log": lambda x, knee: x.abs().log1p(),
 }
-PRESETS["paper"].update(level=3, normalize=True, orientations="sum")
-PRESETS["official"].update(level=3, normalize=False, orientations="mean")
+COMBINE: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda masks: masks.mean(1, keepdim=True),
+    "max": lambda masks: masks.amax(1, keepdim=True),
+    "rms": lambda masks: masks.square().mean(1, keepdim=True).sqrt(),
+    "contrast": lambda masks: (2 * masks - 1).abs().mean(1, keepdim=True),
+}
+BAND_WEIGHTS = ("mean", "orientation-mean", "flat", "details")
+RELATION_CHOICES = ("none", "attention", "gate")
+CHOICES = dict(
+    bands=BAND_CHOICES,
+    overlap=OVERLAP_CHOICES,
+    score=SCORE_CHOICES,
+    relation=RELATION_CHOICES,
+    norm=NORMS,
+    combine=(*COMBINE, "none"),
+)
+_PAPER = dict(norm="l1", combine="mean", band_weights="mean", relation="attention")
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": dict(_PAPER, bands="subband", overlap="jaccard", normalize=True),
+    "official": dict(
+        _PAPER, band_weights="orientation-mean", relation="none", bands="level", overlap="dice", normalize=False
+    ),
+    "details": dict(
+        norm="l2",
+        combine="none",
+        band_weights="details",
+        relation="none",
+        bands="subband",
+        overlap="jaccard",
+        normalize=True,
+    ),
+}
 
 
 def freekd_loss(
@@ -42,101 +74,204 @@ def freekd_loss(
     masks: Sequence[Tensor] | None = None,
     channel_weights: Tensor | None = None,
     *,
-    level: int = 3,
+    norm: str = "l1",
+    knee: float = 1.0,
+    combine: str = "mean",
+    band_weights: str | Sequence[float] = "mean",
+    weight_map: Tensor | None = None,
+    depth: int = 3,
     wavelet: str = "haar",
-    include_low: bool = True,
-    orientations: str = "sum",
+    fused: bool = True,
     compiled: bool = False,
 ) -> Tensor:
-    r"""Return the masked L1 distance of the subbands of two feature maps.
+    r"""Return the weighted distance of the wavelet subbands of two feature maps.
 
-    .. math:: \sum_b \mathrm{mean}\, | \omega \odot M_b \odot (t_b - s_b) |,\quad M_b = \frac{1}{T} \sum_i M_{b,i}
+    .. math:: \sum_b \lambda_b \, \mathrm{mean}\, \rho( \omega \odot M_b \odot (t_b - s_b) )
 
-    over the bands b of `wavedec2`; the mean runs over batch, channels and positions. Masks are not negative, so
-    they are averaged before they multiply anything, and the transform is linear, so only t - s is transformed. With
-    Haar, loss and gradient come from one walk over the maps, see `haar_distance`.
+    over the bands b of `wavedec2`; the mean runs over batch, channels and positions. The transform is linear, so only
+    t - s is transformed; masks are not negative, so they are combined before they multiply anything.
 
     Args:
         student: the student's map, already with the teacher's channels and size.
-        teacher: the teacher's map; like the masks and weights it receives no gradient.
-        masks: one tensor per band, as `FrequencyPrompt.masks` or `mean_masks` returns them for the teacher's bands:
-            1 + 3 * level of them, or 1 + level that serve all orientations of a level. None is a mask of ones.
+        teacher: the teacher's map; like masks and weights it receives no gradient.
+        masks: one tensor per band, as `FrequencyPrompt.masks` returns them for the teacher's bands: 1 + 3 * depth of them,
+            or 1 + depth that serve all orientations of a level. None is a mask of ones.
         channel_weights: omega, as `relation_weights` returns it; None is ones.
-        level: levels of the transform.
+        norm: rho: "l1", "l2" (x squared, without 1/2), "huber" (with 1/2, linear above `knee`) or "log" (log(1 + abs(x))).
+        knee: of "huber".
+        combine: how T masks m_i become M: "mean", "max", "rms" (root of the mean of m_i^2), "contrast" (mean of
+            abs(2 m_i - 1)) or "none" (masks are not used).
+        band_weights: lambda: "mean" (1: every band counts alike, the paper), "orientation-mean" (1/3 for details, 0 for the
+            low band: every level counts alike, the released program), "flat" (every coefficient counts alike), "details" (flat,
+            without the low band), or 1 + 3 * depth or 1 + depth numbers, the low band's first, then from the finest on.
+        weight_map: a weight for every position, in place of masks; taken to the bands by the means of its blocks.
+        depth: levels of the transform.
         wavelet: see `wavedec2`.
-        include_low: whether the low band counts.
-        orientations: "sum" (the paper: every band counts alike) or "mean" (the released program: every level does).
-        compiled: let `torch.compile` fuse the walk (Haar, channels last); needs a C++ compiler, or Triton on a GPU.
+        fused: take the fast path where there is one, which gives the same numbers to rounding: Haar with "l1" and a mean of
+            masks, or with "l2" and "flat" or "details" without masks.
+        compiled: let `torch.compile` fuse the former (channels last); needs a C++ compiler, or Triton on a GPU.
+
+    With "flat" and "details" the sum is divided by the number of values of the map, and blocks at the border are means over
+    the positions they have (`boundary="valid"`): `norm="l2"`, "flat" is the mean squared error at every size, a constant
+    difference has no details, and low band and details add up to the mean squared error. The other weightings pad with
+    zeros, as the released program does, which leaks a part of a constant into the details of small maps.
 
     Shape:
-        student, teacher: (N, C, H, W); masks[b]: (N, T, h, w) of that band; channel_weights: (N or 1, C).
-        Output: a scalar.
+        student, teacher: (N, C, H, W); masks[b]: (N, T, h, w) of that band; channel_weights: (N or 1, C);
+        weight_map: (N or 1, 1, H', W'), at least as large as the map. Output: a scalar.
 
     Raises:
-        ValueError: shapes that do not fit, a number of masks that fits neither form, an unknown word.
+        ValueError: shapes that do not fit, a number of masks or weights that fits neither form, an unknown word.
 
     References:
         FreeKD, arXiv 2311.12079. The notes on the paper leave open whether its L1 norm is a sum or a mean: we take the
-        mean, so that bands count alike whatever their size. Differs from the released program in the low band and the
-        sum over orientations; equal to it for `orientations="mean"`, `include_low=False` and masks per level.
+        mean, so that bands count alike whatever their size. Equal to the released program for "orientation-mean" and masks
+        per level. "flat" and "details" are ours: see docs/benchmarks.md.
 
     Example:
         >>> student = torch.zeros(1, 1, 2, 2)
         >>> teacher = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])  # bands 5, -2, -1, 0
-        >>> freekd_loss(student, teacher, level=1).item()
+        >>> freekd_loss(student, teacher, depth=1).item()
         8.0
-        >>> freekd_loss(student, teacher, level=1, include_low=False, orientations="mean").item()
+        >>> freekd_loss(student, teacher, depth=1, band_weights="orientation-mean").item()
         1.0
+        >>> freekd_loss(student, teacher, depth=1, norm="l2", band_weights="details").item()  # (4 + 1 + 0) / 4
+        1.25
     """
     check_map("student", student)
     check_map("teacher", teacher)
     check_same_shape(student, teacher)
-    check_whole("level", level, 1, most=DEEPEST)
-    check_depth(level, (student.shape[-2], student.shape[-1]))
-    check_choice("orientations", orientations, ORIENTATION_CHOICES)
-    per_level = masks is not None and len(masks) == count_bands(level, "level")
-    if masks is not None and not per_level and len(masks) != count_bands(level, "subband"):
+    _check_options(norm, knee, combine, band_weights, depth, wavelet)
+    check_depth(depth, (student.shape[-2], student.shape[-1]), "depth")
+    masks = None if combine == "none" else masks
+    _check_weights(student, masks, channel_weights, weight_map, depth, wavelet)
+    teacher = teacher.detach()
+    if fused and wavelet in HAAR_NAMES and weight_map is None:
+        if norm == "l1" and (masks is None or combine == "mean") and band_weights in ("mean", "orientation-mean"):
+            with torch.no_grad():
+                weights, scales = nest_weights(masks, student, depth, *_rule(band_weights))
+            omegas = None if channel_weights is None else [channel_weights]
+            return haar_distance([student], [teacher], weights, omegas, depth, compiled, scales)
+        if norm == "l2" and masks is None and channel_weights is None and band_weights in ("flat", "details"):
+            return squared_bands(student, teacher, depth, with_low=band_weights == "flat")
+    boundary = "valid" if band_weights in ("flat", "details") and wavelet in HAAR_NAMES else "zero"
+    low, details = wavedec2(upcast(teacher) - upcast(student), wavelet, depth, boundary)
+    bands = [low, *(band for detail in details for band in detail.unbind(2))]
+    factors = band_factors(band_weights, bands, student)
+    places = position_weights(masks, weight_map, combine, student, depth)
+    for index, (band, place) in enumerate(zip(bands, places)):
+        _check_fit(index, band, place, len(masks or ()) == count_bands(depth, "level"))
+    omega = 1.0 if channel_weights is None else channel_weights.detach()[:, :, None, None]
+    terms = [
+        factor * NORMS[norm](omega * place * band, knee).mean()
+        for band, factor, place in zip(bands, factors, places)
+        if factor
+    ]
+    return torch.stack(terms).sum() if terms else low.sum() * 0
+
+
+def band_factors(band_weights: str | Sequence[float], bands: Sequence[Tensor], like: Tensor) -> list[float]:
+    """Return what the mean of every band counts, see `freekd_loss`.
+
+    >>> band_factors("orientation-mean", [torch.ones(1, 1, 1, 1)] * 4, torch.ones(1, 1, 2, 2))
+    [0.0, 0.3333333333333333, 0.3333333333333333, 0.3333333333333333]
+    >>> band_factors("details", [torch.ones(1, 1, 1, 1)] * 4, torch.ones(1, 1, 2, 2))
+    [0.0, 0.25, 0.25, 0.25]
+    """
+    details = len(bands) - 1
+    if band_weights == "mean":
+        return [1.0] * len(bands)
+    if band_weights == "orientation-mean":
+        return [0.0, *[1 / 3] * details]
+    if isinstance(band_weights, str):
+        shares = [band[0, 0].numel() / like[0, 0].numel() for band in bands]
+        return [shares[0] if band_weights == "flat" else 0.0, *shares[1:]]
+    given = [float(factor) for factor in band_weights]
+    return given if len(given) == len(bands) else [given[0], *(factor for factor in given[1:] for _ in range(3))]
+
+
+def position_weights(
+    masks: Sequence[Tensor] | None, weight_map: Tensor | None, combine: str, like: Tensor, depth: int
+) -> list[Tensor | float]:
+    """Return M of every band, (N or 1, 1, h, w): masks combined, or the block means of a weight map; 1 without either.
+
+    >>> places = position_weights(None, torch.arange(4.0).view(1, 1, 2, 2), "mean", torch.ones(1, 1, 2, 2), 1)
+    >>> [place.item() for place in places]
+    [1.5, 1.5, 1.5, 1.5]
+    """
+    places: list[Tensor | float]
+    if weight_map is not None:
+        own = F.adaptive_avg_pool2d(upcast(weight_map.detach()), (like.shape[-2], like.shape[-1]))
+        levels = [F.avg_pool2d(own, 2**j, ceil_mode=True, count_include_pad=False) for j in range(1, depth + 1)]
+        places = [levels[-1], *levels]
+    elif masks is None:
+        return [1.0] * count_bands(depth, "subband")
+    else:
+        places = [COMBINE[combine](upcast(mask.detach())) for mask in masks]
+    return places if len(places) > 1 + depth else [places[0], *(place for place in places[1:] for _ in range(3))]
+
+
+def _check_fit(index: int, band: Tensor, place: Tensor | float, per_level: bool) -> None:
+    if isinstance(place, Tensor) and (place.shape[0] not in (1, len(band)) or place.shape[2:] != band.shape[2:]):
         raise ValueError(
-            f"masks must have {count_bands(level, 'subband')} or {count_bands(level, 'level')} entries "
-            f"for level={level}, got {len(masks)}"
+            f"masks[{(index + 2) // 3 if per_level else index}] must be (N, T, h, w) with N = {len(band)} and positions "
+            f"{tuple(band.shape[2:])}, got {len(place)} and {tuple(place.shape[2:])}"
         )
+
+
+def _rule(band_weights: object) -> tuple[bool, str]:
+    """Return (include_low, orientations) of the fused loss."""
+    return band_weights == "mean", "sum" if band_weights == "mean" else "mean"
+
+
+def _check_options(
+    norm: str, knee: float, combine: str, band_weights: str | Sequence[float], depth: int, wavelet: str
+) -> None:
+    check_choice("norm", norm, NORMS)
+    check_positive("knee", knee)
+    check_choice("combine", combine, (*COMBINE, "none"))
+    check_whole("depth", depth, 1, most=DEEPEST)
+    if isinstance(band_weights, str):
+        check_choice("band_weights", band_weights, BAND_WEIGHTS)
+        return
+    counts = count_bands(depth, "subband"), count_bands(depth, "level")
+    if not isinstance(band_weights, (list, tuple)) or len(band_weights) not in counts:
+        raise ValueError(
+            f"band_weights must be one of {', '.join(map(repr, BAND_WEIGHTS))}, or {counts[0]} or {counts[1]} numbers for "
+            f"depth={depth}, got {band_weights!r}"
+        )
+    for index, factor in enumerate(band_weights):
+        check_at_least(f"band_weights[{index}]", factor, 0)
+
+
+def _check_weights(
+    student: Tensor,
+    masks: Sequence[Tensor] | None,
+    channel_weights: Tensor | None,
+    weight_map: Tensor | None,
+    depth: int,
+    wavelet: str,
+) -> None:
+    batch, (height, width) = student.shape[0], student.shape[-2:]
+    if masks is not None:
+        counts = count_bands(depth, "subband"), count_bands(depth, "level")
+        if len(masks) not in counts:
+            raise ValueError(f"masks must have {counts[0]} or {counts[1]} entries for depth={depth}, got {len(masks)}")
+        if weight_map is not None:
+            raise ValueError("weight_map stands in the place of masks, got both; leave one out, or say combine='none'")
     if channel_weights is not None and channel_weights.shape not in (student.shape[:2], (1, student.shape[1])):
         raise ValueError(
             f"channel_weights must be (N or 1, C) = {tuple(student.shape[:2])}, got {tuple(channel_weights.shape)}"
         )
-    if wavelet not in HAAR_NAMES:
-        return _plain_distance(student, teacher, masks, channel_weights, level, wavelet, include_low, orientations)
-    with torch.no_grad():
-        weights, scales = nest_weights(masks, student, level, include_low, orientations)
-    omegas = None if channel_weights is None else [channel_weights]
-    return haar_distance([student], [teacher.detach()], weights, omegas, level, compiled, scales)
-
-
-def _plain_distance(
-    student: Tensor,
-    teacher: Tensor,
-    masks: Sequence[Tensor] | None,
-    channel_weights: Tensor | None,
-    level: int,
-    wavelet: str,
-    include_low: bool,
-    orientations: str,
-) -> Tensor:
-    """Return `freekd_loss` as its formula reads, for any wavelet."""
-    low, details = wavedec2(upcast(student) - upcast(teacher.detach()), wavelet, level)
-    omega = 1.0 if channel_weights is None else channel_weights.detach()[:, :, None, None]
-    bands = [low] + [band for detail in details for band in detail.unbind(2)]
-    total = low.new_zeros(())
-    for index, band in enumerate(bands):
-        if index == 0 and not include_low:
-            continue
-        share = 1 / 3 if index and orientations == "mean" else 1.0
-        mask: Tensor | float = 1.0
-        if masks is not None:
-            which = index if len(masks) == len(bands) else (index + 2) // 3
-            mask = mean_mask(masks[which], f"masks[{which}]", low.shape[0], (band.shape[-2], band.shape[-1]))
-        total = total + share * (omega * mask * band).abs().mean()
-    return total
+    if weight_map is not None:
+        check_map("weight_map", weight_map, 1)
+        if weight_map.shape[0] not in (1, batch) or weight_map.shape[-2] < height or weight_map.shape[-1] < width:
+            raise ValueError(
+                f"weight_map must be (N or 1, 1, H, W) with N = {batch}, at least as large as the map of {height}x{width}, "
+                f"got shape {tuple(weight_map.shape)}"
+            )
+        if wavelet not in HAAR_NAMES:
+            raise ValueError(f"weight_map needs the Haar wavelet, whose bands are block by block, got {wavelet!r}")
 
 
 class FreeKDLoss(nn.Module):
@@ -147,17 +282,17 @@ class FreeKDLoss(nn.Module):
 
     A preset sets defaults, each of which can be given:
 
-    ============  =========================================  =================================================
-    argument      "paper"                                    "official" (the released program)
-    ============  =========================================  =================================================
-    level         3                                          3
-    bands         "subband": 10 token sets                   "level": 4 token sets
-    overlap       "jaccard"                                  "dice"
-    include_low   True                                       False
-    relation      "attention"                                "none"
-    normalize     True                                       False
-    orientations  "sum"                                      "mean"
-    ============  =========================================  =================================================
+    ============  ====================  ====================================  ============================
+    argument      "paper"               "official" (the released program)     "details" (no first stage)
+    ============  ====================  ====================================  ============================
+    norm          "l1"                  "l1"                                  "l2"
+    combine       "mean"                "mean"                                "none": no masks, no prompts
+    band_weights  "mean"                "orientation-mean"                    "details"
+    relation      "attention"           "none"                                "none"
+    bands         "subband": 10 sets    "level": 4 token sets                 not used
+    overlap       "jaccard"             "dice"                                not used
+    normalize     True                  False                                 not used
+    ============  ====================  ====================================  ============================
 
     `overlap` and `normalize` matter in the prompt stage only.
 
@@ -165,21 +300,26 @@ class FreeKDLoss(nn.Module):
         channels: of the (aligned) maps: a number, or one per pyramid level.
         num_levels: pyramid levels.
         num_prompts: T; the paper uses 2, the released config 6.
-        preset: "paper" or "official".
-        level: levels of the transform.
+        preset: "paper", "official" or "details".
+        norm: see `freekd_loss`.
+        knee: see `freekd_loss`.
+        combine: see `freekd_loss`; with "none" there are no prompts to train.
+        band_weights: see `freekd_loss`.
+        relation: channel weights: "none", "attention" (parameter-free) or "gate" (MLPs trained in the prompt stage).
+        depth: levels of the transform.
         wavelet: see `wavedec2`.
         bands: "subband" or "level", see `FrequencyPrompt`.
         overlap: "jaccard" or "dice", see `FrequencyPrompt`.
-        include_low: whether the low band counts.
-        relation: channel weights: "none", "attention" (parameter-free) or "gate" (MLPs trained in the prompt stage).
         normalize: see `FrequencyPrompt`.
-        orientations: "sum" or "mean", see `freekd_loss`.
-        compiled: let `torch.compile` fuse the walk, see `freekd_loss`.
+        score: "signed" or "magnitude", see `FrequencyPrompt`.
+        fused: see `freekd_loss`.
+        compiled: see `freekd_loss`.
         loss_weight: factor on the result.
 
     Attributes:
-        prompts: ModuleList, a `FrequencyPrompt` per level.
+        prompts: ModuleList, a `FrequencyPrompt` per level; empty for combine="none".
         gates: ModuleList, a `ChannelGate` per level for relation="gate", else empty.
+        needs_prompts: whether there is anything that a prompt stage trains.
 
     Shape:
         student_feats, teacher_feats: num_levels maps (N, C, H, W), or one map. Output: a scalar.
@@ -189,7 +329,7 @@ class FreeKDLoss(nn.Module):
 
     References:
         FreeKD, arXiv 2311.12079. "official" equals the released program to rounding. Its published detection results
-        add plain MSE on the same features (`MSELoss`), which alone teaches the low band there.
+        add plain MSE on the same features (`MSELoss`), which alone teaches the low band there. "details" is ours.
 
     Config::
 
@@ -211,14 +351,18 @@ class FreeKDLoss(nn.Module):
         num_prompts: int = 2,
         preset: str = "paper",
         *,
-        level: int | None = None,
+        norm: str | None = None,
+        knee: float = 1.0,
+        combine: str | None = None,
+        band_weights: str | Sequence[float] | None = None,
+        relation: str | None = None,
+        depth: int = 3,
         wavelet: str = "haar",
         bands: str | None = None,
         overlap: str | None = None,
-        include_low: bool | None = None,
-        relation: str | None = None,
         normalize: bool | None = None,
-        orientations: str | None = None,
+        score: str = "signed",
+        fused: bool = True,
         compiled: bool = False,
         loss_weight: float = 1.0,
     ) -> None:
@@ -226,42 +370,74 @@ class FreeKDLoss(nn.Module):
         widths = per_level("channels", channels, num_levels)
         check_choice("preset", preset, PRESETS)
         check_at_least("loss_weight", loss_weight, 0)
+        check_flag("fused", fused)
         check_flag("compiled", compiled)
-        given = {"level": level, "bands": bands, "overlap": overlap, "include_low": include_low, "relation": relation}
-        given.update(normalize=normalize, orientations=orientations)
+        given: dict[str, Any] = dict(norm=norm, combine=combine, band_weights=band_weights, relation=relation)
+        given.update(bands=bands, overlap=overlap, normalize=normalize, score=score)
         chosen = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
         for name, choices in CHOICES.items():
             check_choice(name, chosen[name], choices)
-        check_flag("include_low", chosen["include_low"])
-        self.num_levels = num_levels
-        chosen["wavelet"] = self.wavelet = wavelet
-        self.compiled, self.relation, self.loss_weight = compiled, str(chosen["relation"]), loss_weight
-        self._options = {name: chosen[name] for name in ("level", "include_low", "orientations")}
-        options = {name: chosen[name] for name in ("level", "wavelet", "bands", "overlap", "normalize")}
-        self.prompts = nn.ModuleList(FrequencyPrompt(width, num_prompts, **options) for width in widths)
+        _check_options(chosen["norm"], knee, chosen["combine"], chosen["band_weights"], depth, wavelet)
+        self.channels, self.num_levels, self.loss_weight = widths, num_levels, loss_weight
+        self.relation, self.fused = str(chosen["relation"]), fused
+        self.options = dict(norm=chosen["norm"], knee=knee, combine=chosen["combine"], compiled=compiled)
+        self.options.update(band_weights=chosen["band_weights"], depth=depth, wavelet=wavelet)
+        options = {name: chosen[name] for name in ("bands", "overlap", "normalize", "score")}
+        options.update(depth=depth, wavelet=wavelet)
+        prompted = widths if chosen["combine"] != "none" else ()
+        self.prompts = nn.ModuleList(FrequencyPrompt(width, num_prompts, **options) for width in prompted)
         self.gates = nn.ModuleList(ChannelGate(width) for width in widths if self.relation == "gate")
         self.requires_grad_(False)
+
+    @property
+    def needs_prompts(self) -> bool:
+        """Whether there is anything that a prompt stage trains."""
+        return len(self.prompts) + len(self.gates) > 0
 
     def forward(self, student_feats: Tensor | Sequence[Tensor], teacher_feats: Tensor | Sequence[Tensor]) -> Tensor:
         """Return the loss; no gradient reaches the teacher."""
         pairs = as_maps(student_feats, teacher_feats)
         if len(pairs) != self.num_levels:
             raise ValueError(f"student_feats must have num_levels={self.num_levels} maps, got {len(pairs)}")
-        prompts = [cast(FrequencyPrompt, prompt) for prompt in self.prompts]
-        for index, (pair, prompt) in enumerate(zip(pairs, prompts)):
-            check_map("teacher", pair[1], prompt.channels)
-            check_same_shape(*pair, f"features of level {index}")
+        for index, (student, teacher) in enumerate(pairs):
+            check_map("teacher", teacher, self.channels[index])
+            check_same_shape(student, teacher, f"features of level {index}")
         with torch.no_grad():
             omegas = [self._channel_weights(pairs, index) for index in range(len(pairs))]
-        if self.wavelet in HAAR_NAMES and not torch.compiler.is_compiling():
-            for (_, teacher), prompt in zip(pairs, prompts):
-                prompt.check_size(teacher)
-            tokens = [prompt.tokens for prompt in prompts]
-            return self.loss_weight * pointed_distance(pairs, tokens, omegas, compiled=self.compiled, **self._options)
-        options = {**self._options, "wavelet": self.wavelet}
-        maps = zip(pairs, prompts, omegas)
-        losses = [freekd_loss(*pair, prompt.mean_masks(pair[1]), omega, **options) for pair, prompt, omega in maps]
+        prompts = [cast(FrequencyPrompt, prompt) for prompt in self.prompts]
+        if self._shares_a_canvas():
+            return self.loss_weight * self._fused_pyramid(pairs, prompts, omegas)
+        losses = []
+        for index, (student, teacher) in enumerate(pairs):
+            masks = None
+            if prompts:
+                with torch.no_grad():
+                    masks = prompts[index].masks(prompts[index].decompose(teacher.detach()))
+            losses.append(freekd_loss(student, teacher, masks, omegas[index], fused=self.fused, **self.options))
         return self.loss_weight * torch.stack(losses).sum()
+
+    def _shares_a_canvas(self) -> bool:
+        """Whether the fused form takes all levels at once, masks included."""
+        options = self.options
+        return bool(
+            (self.fused and len(self.prompts) and options["wavelet"] in HAAR_NAMES and options["norm"] == "l1")
+            and (options["combine"] == "mean" and options["band_weights"] in ("mean", "orientation-mean"))
+            and cast(FrequencyPrompt, self.prompts[0]).score == "signed"
+            and not torch.compiler.is_compiling()
+        )
+
+    def _fused_pyramid(
+        self,
+        pairs: list[tuple[Tensor, Tensor]],
+        prompts: Sequence[FrequencyPrompt],
+        omegas: Sequence[Tensor | None],
+    ) -> Tensor:
+        for (_, teacher), prompt in zip(pairs, prompts):
+            prompt.check_size(teacher)
+        low, orientations = _rule(self.options["band_weights"])
+        options = dict(level=self.options["depth"], include_low=low, orientations=orientations)
+        tokens = [prompt.tokens for prompt in prompts]
+        return pointed_distance(pairs, tokens, omegas, compiled=self.options["compiled"], **options)
 
     def _channel_weights(self, pairs: list[tuple[Tensor, Tensor]], index: int) -> Tensor | None:
         if self.relation == "none":
@@ -318,7 +494,7 @@ def _differences(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list
     if set(state) != set(own):
         lacking, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
         return [f"keys {lacking} are missing and keys {extra} are unknown"]
-    words = ("bands (see bands= and level=)", "prompts per band (num_prompts)", "channels")
+    words = ("bands (see bands= and depth=)", "prompts per band (num_prompts)", "channels")
     wrong = []
     for name, value in own.items():
         theirs, ours = tuple(state[name].shape), tuple(value.shape)

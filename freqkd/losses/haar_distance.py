@@ -115,11 +115,11 @@ class _HaarDistance(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = [_scaled(own, scale) for own, scale in zip(ctx.saved_tensors, upstream.unbind(-1))]
+        gradients = [scaled(own, scale) for own, scale in zip(ctx.saved_tensors, upstream.unbind(-1))]
         return (None, None, None, None, *gradients, *(None for _ in range(ctx.others)))
 
 
-def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     """Multiply in the student's precision, which the scale of a loss scaler is meant for.
 
     In place where nobody asks again: a second pyramid costs more in fresh memory than in arithmetic.

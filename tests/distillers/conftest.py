@@ -121,7 +121,7 @@ def freekd_term() -> Callable[..., dict[str, Any]]:
     def make(task: str, **changes: Any) -> dict[str, Any]:
         levels = 5 if task == "detection" else 4
         align = dict(type="freqkd.ConvAlign", student_channels=8, teacher_channels=16, num_levels=levels)
-        loss = dict(type="freqkd.FreeKDLoss", channels=16, num_levels=levels, level=1)
+        loss = dict(type="freqkd.FreeKDLoss", channels=16, num_levels=levels, depth=1)
         return dict(dict(student="neck", align=align, loss=loss, prompts="untrained", weight=1.0), **changes)
 
     return make

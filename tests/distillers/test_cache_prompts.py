@@ -17,7 +17,7 @@ def tuner(teachers, tmp_path):
 
     def make(task, tap="neck", options=None):
         cache = dict(dir=str(tmp_path / "cache"), views=2)
-        loss = dict(channels=16, num_levels=5 if task == "detection" else 4, level=1)
+        loss = dict(channels=16, num_levels=5 if task == "detection" else 4, depth=1)
         teacher = {**teachers(task), "cache": cache, "cfg_options": options or {}}
         with DefaultScope.overwrite_default_scope(SCOPES[task]):
             return PromptTuner(teacher, loss, tap=tap)

@@ -21,7 +21,7 @@ def tuner(teachers):
     """Return `tuner(task, teacher=None, **changes)`: a PromptTuner on the neck of the small teacher."""
 
     def make(task="detection", teacher=None, tap="neck", levels=None, **changes):
-        loss = dict(dict(type="freqkd.FreeKDLoss", channels=16, num_levels=LEVELS[task], level=1), **changes)
+        loss = dict(dict(type="freqkd.FreeKDLoss", channels=16, num_levels=LEVELS[task], depth=1), **changes)
         with DefaultScope.overwrite_default_scope(SCOPES[task]):
             return PromptTuner(teacher or teachers(task), loss, tap=tap, levels=levels)
 
@@ -188,7 +188,12 @@ def test_what_does_not_fit_is_named_before_training(tuner, changes, words):
 
 
 def test_a_rehearsal_is_silent_and_draws_nothing(tuner, recwarn):
-    model, random = tuner(level=3), torch.get_rng_state()
+    model, random = tuner(depth=3), torch.get_rng_state()
     model.rehearse(size=(32, 32))
     assert torch.equal(torch.get_rng_state(), random)
     assert not [warning for warning in recwarn if "too small" in str(warning.message)]
+
+
+def test_a_loss_without_masks_has_no_prompts_to_train(tuner):
+    with pytest.raises(ValueError, match=r"loss must have prompts to train, got combine='none'"):
+        tuner(preset="details")

@@ -12,7 +12,7 @@ from freqkd.distillers.terms import DistillTerm
 from freqkd.hooks.prompts import PromptFileHook
 from freqkd.losses import FreeKDLoss
 
-LOSS = dict(type="freqkd.FreeKDLoss", channels=4, num_levels=3, level=1)
+LOSS = dict(type="freqkd.FreeKDLoss", channels=4, num_levels=3, depth=1)
 HELD = SimpleNamespace(hash="ab" * 32, checkpoint="teacher.pth")
 
 
@@ -43,7 +43,10 @@ def prepare(path, loss=LOSS, **options):
         (dict(tap="decode_head.bottleneck"), dict(student="neck", teacher="decode_head.bottleneck")),
         (dict(loss=dict(LOSS, wavelet="db1")), dict(loss=dict(LOSS, wavelet="haar"))),
         # What only one stage looks at may differ.
-        (dict(loss=dict(LOSS, overlap="dice", normalize=False)), dict(loss=dict(LOSS, orientations="mean"))),
+        (
+            dict(loss=dict(LOSS, overlap="dice", normalize=False)),
+            dict(loss=dict(LOSS, band_weights="orientation-mean")),
+        ),
     ],
 )
 def test_prompts_of_the_same_use_are_taken(stage, made, used):
@@ -65,9 +68,9 @@ def test_prompts_of_the_same_use_are_taken(stage, made, used):
         (dict(), dict(loss=dict(LOSS, wavelet="db2")), "wavelet='haar', but .* wavelet='db2': .* the loss's wavelet="),
         # Four token sets each.
         (
-            dict(loss=dict(LOSS, bands="level", level=3)),
+            dict(loss=dict(LOSS, bands="level", depth=3)),
             dict(),
-            "bands='level', level=3, but is used with bands='subband', level=1: these must agree",
+            "bands='level', depth=3, but is used with bands='subband', depth=1: these must agree",
         ),
     ],
 )
@@ -90,5 +93,5 @@ def test_older_files_are_taken_for_what_they_say(tmp_path, meta):
 def test_a_use_is_plain_data_in_one_spelling():
     prompts = FreeKDLoss(4, 2, preset="official", wavelet="db1").prompts
     assert describe_use(prompts, "neck", (3, 1)) == dict(
-        tap="neck", levels=[3, 1], wavelet="haar", bands="level", level=3
+        tap="neck", levels=[3, 1], wavelet="haar", bands="level", depth=3, score="signed"
     )

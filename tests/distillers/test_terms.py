@@ -23,7 +23,7 @@ def prompt_file(tmp_path):
     """Return `prompt_file(stamp, **changes)`: a file of prompts made for the teacher of a hash."""
 
     def write(stamp, channels=4, num_levels=1, **options):
-        loss = FreeKDLoss(channels=channels, num_levels=num_levels, level=1, **options)
+        loss = FreeKDLoss(channels=channels, num_levels=num_levels, depth=1, **options)
         with torch.no_grad():
             for prompt in loss.prompts:
                 prompt.tokens.fill_(0.5)
@@ -82,7 +82,7 @@ def test_a_loss_with_prompts_needs_them():
 
 
 def test_preparing_loads_the_prompts_and_leaves_them_frozen(prompt_file, held):
-    loss = dict(type="freqkd.FreeKDLoss", channels=4, num_levels=1, level=1)
+    loss = dict(type="freqkd.FreeKDLoss", channels=4, num_levels=1, depth=1)
     term = DistillTerm(loss=loss, prompts=prompt_file(held.hash))
     assert float(term.loss.prompts[0].tokens.detach().abs().max()) < 0.5
     term.prepare(held)
@@ -106,7 +106,7 @@ def test_preparing_loads_the_prompts_and_leaves_them_frozen(prompt_file, held):
     ],
 )
 def test_prompts_that_do_not_fit_are_refused(prompt_file, held, made, words):
-    loss = dict(type="freqkd.FreeKDLoss", channels=4, num_levels=1, level=1)
+    loss = dict(type="freqkd.FreeKDLoss", channels=4, num_levels=1, depth=1)
     with pytest.raises(CheckpointError, match=words):
         DistillTerm(loss=loss, prompts=prompt_file(**made)).prepare(held)
 

@@ -49,27 +49,27 @@ def test_by_hand() -> None:
     # Teacher bands 5, -2, -1, 0; student bands 0, 0, 0, 1.
     teacher = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     student = torch.tensor([[[[0.5, -0.5], [-0.5, 0.5]]]])
-    assert freekd_loss(student, teacher, level=1).item() == 9
-    assert freekd_loss(student, teacher, level=1, include_low=False).item() == 4
-    mean = freekd_loss(student, teacher, level=1, include_low=False, orientations="mean")
+    assert freekd_loss(student, teacher, depth=1).item() == 9
+    assert freekd_loss(student, teacher, depth=1, band_weights=[0, 1, 1, 1]).item() == 4
+    mean = freekd_loss(student, teacher, depth=1, band_weights="orientation-mean")
     assert mean.item() == pytest.approx(4 / 3)
     masks = [torch.full((1, 2, 1, 1), m) for m in (0.5, 0.25, 1.0, 0.75)]
     masks[0][:, 1] = 0.1  # the mean of two masks: 0.3
-    assert freekd_loss(student, teacher, masks, level=1).item() == pytest.approx(0.3 * 5 + 0.25 * 2 + 1 + 0.75)
+    assert freekd_loss(student, teacher, masks, depth=1).item() == pytest.approx(0.3 * 5 + 0.25 * 2 + 1 + 0.75)
     shared = masks[:2]  # one mask for all three orientations
-    assert freekd_loss(student, teacher, shared, level=1).item() == pytest.approx(0.3 * 5 + 0.25 * 4)
+    assert freekd_loss(student, teacher, shared, depth=1).item() == pytest.approx(0.3 * 5 + 0.25 * 4)
 
 
 def test_module_by_hand() -> None:
     teacher = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    loss = FreeKDLoss(1, 1, num_prompts=2, level=1, relation="none", loss_weight=2.0)
+    loss = FreeKDLoss(1, 1, num_prompts=2, depth=1, relation="none", loss_weight=2.0)
     # Masks of the low band: 0.75 and 0.25 -> mean 0.5; of LH 0.9 and 0.9; the rest 0.5.
     tokens = torch.zeros(4, 2, 1)
     tokens[0, :, 0] = torch.tensor([math.log(3) / 5, -math.log(3) / 5])
     tokens[1] = math.log(9) / -2
     loss.load_prompts({"prompts.0.tokens": tokens})
     assert loss(torch.zeros_like(teacher), teacher).item() == pytest.approx(2 * (0.5 * 5 + 0.9 * 2 + 0.5 * 1))
-    official = FreeKDLoss(1, 1, level=1, preset="official")
+    official = FreeKDLoss(1, 1, depth=1, preset="official")
     official.load_prompts({"prompts.0.tokens": torch.stack([tokens[0], torch.full((2, 1), math.log(9) / -3)])})
     assert official(torch.zeros_like(teacher), teacher).item() == pytest.approx(0.9 * 3 / 3)
 
@@ -103,7 +103,7 @@ def test_paper_is_the_weighted_sum_over_bands() -> None:
 
 def test_explicit_settings_override_a_preset() -> None:
     student, teacher = torch.randn(2, 1, 4, 16, 16)
-    same = {"bands": "level", "include_low": False, "relation": "none", "orientations": "mean"}
+    same = {"bands": "level", "relation": "none", "band_weights": "orientation-mean"}
     paper = FreeKDLoss(4, 1, preset="paper", overlap="dice", normalize=False, **same)
     official = FreeKDLoss(4, 1, preset="official")
     state = _random_state(official)
@@ -111,13 +111,13 @@ def test_explicit_settings_override_a_preset() -> None:
     official.load_prompts(state)
     assert paper(student, teacher) == official(student, teacher)
     assert repr(paper) == repr(official)
-    for name, value in {"bands": "subband", "overlap": "jaccard", "normalize": True, "level": 2}.items():
+    for name, value in {"bands": "subband", "overlap": "jaccard", "normalize": True, "depth": 2}.items():
         prompt = FreeKDLoss(4, 1, preset="official", **{name: value}).prompts[0]
         assert getattr(prompt, name) == value
-    more = FreeKDLoss(4, 1, preset="official", include_low=True)
+    more = FreeKDLoss(4, 1, preset="official", band_weights=[1, 1 / 3, 1 / 3, 1 / 3])
     more.load_prompts(state)
     assert more(student, teacher) > official(student, teacher)
-    summed = FreeKDLoss(4, 1, preset="official", orientations="sum")
+    summed = FreeKDLoss(4, 1, preset="official", band_weights=[0, 1, 1, 1])
     summed.load_prompts(state)
     torch.testing.assert_close(summed(student, teacher), 3 * official(student, teacher))
 
@@ -150,10 +150,10 @@ def test_gradient_reaches_the_student_alone(preset: str, relation: str) -> None:
 @pytest.mark.parametrize("masked", [True, False])
 def test_gradients(wavelet: str, masked: bool) -> None:
     student, teacher = torch.randn(2, 2, 2, 5, 6, dtype=torch.float64)
-    prompt = FrequencyPrompt(2, 2, level=2, wavelet=wavelet).double()
+    prompt = FrequencyPrompt(2, 2, depth=2, wavelet=wavelet).double()
     masks = prompt.mean_masks(teacher) if masked else None
     weights = torch.rand(2, 2, dtype=torch.float64) if masked else None
-    call = lambda s: freekd_loss(s, teacher, masks, weights, level=2, wavelet=wavelet)  # noqa: E731
+    call = lambda s: freekd_loss(s, teacher, masks, weights, depth=2, wavelet=wavelet)  # noqa: E731
     assert torch.autograd.gradcheck(call, student.requires_grad_())
 
 
@@ -190,8 +190,8 @@ def test_small_maps_and_one_prompt_stay_finite(preset: str, size: tuple[int, int
 
 
 def test_small_map_warns_once() -> None:
-    loss = FreeKDLoss(2, 1, level=3)
-    with pytest.warns(UserWarning, match="level=2 would fit"):
+    loss = FreeKDLoss(2, 1, depth=3)
+    with pytest.warns(UserWarning, match="depth=2 would fit"):
         loss(torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -228,8 +228,8 @@ def test_load_prompts_copies() -> None:
         ({"num_prompts": 6}, r"prompts.0.tokens has 6 prompts per band \(num_prompts\), not 2"),
         ({"channels": 8}, "prompts.1.tokens has 8 channels, not 4"),
         ({"channels": 8, "num_prompts": 3}, "3 prompts per band .* 8 channels, not 4"),
-        ({"bands": "level"}, r"prompts.0.tokens has 4 bands \(see bands= and level=\), not 10"),
-        ({"level": 2}, r"7 bands \(see bands= and level=\), not 10"),
+        ({"bands": "level"}, r"prompts.0.tokens has 4 bands \(see bands= and depth=\), not 10"),
+        ({"depth": 2}, r"7 bands \(see bands= and depth=\), not 10"),
         ({"relation": "gate"}, "they have gates, which relation='gate' alone has"),
     ],
 )
@@ -257,11 +257,14 @@ def test_load_prompts_is_strict() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"preset": "papers"}, "preset must be one of 'paper', 'official', got 'papers'"),
+        ({"preset": "papers"}, "preset must be one of 'paper', 'official', 'details', got 'papers'"),
         ({"num_levels": 0}, "num_levels must be at least 1, got 0"),
         ({"channels": [4, 4, 4]}, "channels must be a number or one per level, 2 of them, got 3"),
         ({"relation": "gated"}, "relation must be one of .* did you mean 'gate'"),
-        ({"orientations": "max"}, "orientations must be one of 'sum', 'mean', got 'max'"),
+        (
+            {"band_weights": "max"},
+            "band_weights must be one of 'mean', 'orientation-mean', 'flat', 'details', got 'max'",
+        ),
         ({"bands": "bands"}, "bands must be one of 'subband', 'level'"),
         ({"num_prompts": 0}, "num_prompts must be at least 1"),
     ],
@@ -281,7 +284,7 @@ def test_wrong_input() -> None:
         loss(feat[:, :3], feat)
     with pytest.raises(ValueError, match="must have 4 channels, got 3"):
         loss(feat[:, :3], feat[:, :3])
-    with pytest.raises(ValueError, match="masks must have 10 or 4 entries for level=3, got 5"):
+    with pytest.raises(ValueError, match="masks must have 10 or 4 entries for depth=3, got 5"):
         freekd_loss(feat, feat, [torch.ones(1, 1, 1, 1)] * 5)
     with pytest.raises(ValueError, match=r"masks\[1\] must be .* positions \(4, 4\), got shape \(1, 1, 1, 1\)"):
         freekd_loss(feat, feat, [torch.ones(1, 1, 1, 1)] * 4)

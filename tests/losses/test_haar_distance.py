@@ -8,7 +8,7 @@ from torch import Tensor
 
 from freqkd.losses import haar_compiled
 from freqkd.losses import haar_distance as module
-from freqkd.losses.frequency import FreeKDLoss, _plain_distance, freekd_loss
+from freqkd.losses.frequency import FreeKDLoss, freekd_loss
 from freqkd.losses.haar_compiled import canvas_gradient, compiled_canvas_gradient, gradient_of
 from freqkd.losses.haar_distance import haar_distance, stream_gradient
 from freqkd.losses.haar_strips import Strips
@@ -26,9 +26,18 @@ def _case(size: tuple[int, int], layout: torch.memory_format, bands: str) -> tup
     return student, teacher, [torch.rand(2, 2, *shape, dtype=torch.float64) for shape in shapes]
 
 
-def _reference(student: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+def _reference(
+    student: Tensor,
+    teacher: Tensor,
+    masks: list[Tensor] | None,
+    omega: Tensor | None,
+    depth: int,
+    include_low: bool,
+    orientations: str,
+) -> tuple[Tensor, Tensor]:
     student = student.clone().requires_grad_()
-    loss = _plain_distance(student, *rest)
+    weights = [float(include_low)] + [1.0 if orientations == "sum" else 1 / 3] * 3 * depth
+    loss = freekd_loss(student, teacher, masks, omega, band_weights=weights, depth=depth, fused=False)
     return loss.detach(), torch.autograd.grad(loss, student)[0]
 
 
@@ -41,7 +50,7 @@ def _reference(student: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
 def test_both_walks_equal_the_formula(size, layout, bands, include_low, orientations, weighted) -> None:
     student, teacher, masks = _case(size, layout, bands)
     omega = torch.randn(2, 5, dtype=torch.float64) if weighted else None  # a negative weight counts by its size
-    expected, gradient = _reference(student, teacher, masks, omega, 3, "haar", include_low, orientations)
+    expected, gradient = _reference(student, teacher, masks, omega, 3, include_low, orientations)
     weights, (scale,) = nest_weights(masks, student, 3, include_low, orientations)
     (streamed,), (ahead,) = stream_gradient([student], [teacher], weights, [omega] if weighted else [], 3)
     for loss, found in ((streamed, ahead), gradient_of(student, teacher, weights, omega, 3)):
@@ -53,8 +62,8 @@ def test_both_walks_equal_the_formula(size, layout, bands, include_low, orientat
 def test_other_levels_and_no_masks(level: int) -> None:
     student, teacher, _ = _case((19, 33), torch.contiguous_format, "subband")
     student.requires_grad_()
-    loss = freekd_loss(student, teacher, level=level)
-    expected, gradient = _reference(student.detach(), teacher, None, None, level, "haar", True, "sum")
+    loss = freekd_loss(student, teacher, depth=level)
+    expected, gradient = _reference(student.detach(), teacher, None, None, level, True, "sum")
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(torch.autograd.grad(loss, student)[0], gradient)
 
@@ -183,7 +192,7 @@ def test_compiled(monkeypatch, relation: str) -> None:
     torch.compiler.reset()
     compiled_canvas_gradient.cache_clear()
     torch.manual_seed(0)
-    plain, fast = (FreeKDLoss(8, 3, 3, level=1, relation=relation, compiled=compiled) for compiled in (False, True))
+    plain, fast = (FreeKDLoss(8, 3, 3, depth=1, relation=relation, compiled=compiled) for compiled in (False, True))
     state = {name: torch.randn_like(value) for name, value in plain.state_dict().items()}
     plain.load_prompts(state)
     fast.load_prompts(state)

@@ -129,15 +129,15 @@ def test_whole_bounds_are_what_a_user_may_mean() -> None:
 
 
 def test_a_depth_beyond_any_map_is_refused_before_memory_is_asked_for() -> None:
-    loss = FreeKDLoss(channels=4, num_levels=1, level=10)
+    loss = FreeKDLoss(channels=4, num_levels=1, depth=10)
     feat = torch.zeros(1, 4, 8, 8)
-    words = r"level must fit the map: blocks of 1024x1024 positions for level=10, got a map of 8x8; level=3 fits"
+    words = r"(\w+) must fit the map: blocks of 1024x1024 positions for \1=10, got a map of 8x8; \1=3 fits"
     for call in (
         lambda: loss(feat, feat),
-        lambda: freekd_loss(feat, feat, level=10),
+        lambda: freekd_loss(feat, feat, depth=10),
         lambda: wavedec2(feat, level=10),
-        lambda: FrequencyPrompt(4, level=10)(feat),
-        lambda: FrequencyPrompt(4, level=10).mean_masks(feat),
+        lambda: FrequencyPrompt(4, depth=10)(feat),
+        lambda: FrequencyPrompt(4, depth=10).mean_masks(feat),
     ):
         with pytest.raises(ValueError, match=words):
             call()
@@ -147,7 +147,7 @@ def test_a_depth_beyond_any_map_is_refused_before_memory_is_asked_for() -> None:
 @pytest.mark.parametrize(("level", "size"), [(8, (1, 1)), (6, (2, 3)), (9, (64, 64))])
 def test_a_depth_that_pads_a_small_map_is_none_of_these(level: int, size: tuple[int, int]) -> None:
     feat = torch.ones(1, 1, *size)
-    assert float(FreeKDLoss(channels=1, num_levels=1, level=level)(feat, feat)) == 0.0
+    assert float(FreeKDLoss(channels=1, num_levels=1, depth=level)(feat, feat)) == 0.0
 
 
 # ---- prompts --------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_a_depth_that_pads_a_small_map_is_none_of_these(level: int, size: tuple[
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("key", ["prompts.1.tokens", "gates.0.mlp.0.bias"])
 def test_prompts_with_such_a_number_are_refused_and_nothing_is_taken_over(value: float, key: str) -> None:
-    options: dict[str, Any] = dict(channels=4, num_levels=2, level=1, relation="gate")
+    options: dict[str, Any] = dict(channels=4, num_levels=2, depth=1, relation="gate")
     loss, state = FreeKDLoss(**options), FreeKDLoss(**options).state_dict()
     before = {name: tensor.clone() for name, tensor in loss.state_dict().items()}
     state[key].view(-1)[1] = value
@@ -169,7 +169,7 @@ def test_prompts_with_such_a_number_are_refused_and_nothing_is_taken_over(value:
 
 def test_the_prompt_stage_does_not_go_on_with_them() -> None:
     teacher = SimpleNamespace(config="c.py", checkpoint="c.pth")
-    options = dict(type="freqkd.FreeKDLoss", channels=4, num_levels=1, level=1)
+    options = dict(type="freqkd.FreeKDLoss", channels=4, num_levels=1, depth=1)
     tuner, other = (PromptTuner(dict(vars(teacher)), options) for _ in range(2))
     state = other.state_dict()
     tuner.load_state_dict(state)

@@ -18,7 +18,7 @@ from freqkd.distillers.terms import DistillTerm
 from freqkd.losses import FreeKDLoss, LogitLoss, MSELoss
 
 TEACHER = dict(config="teacher.py", checkpoint="teacher.pth")
-FREEKD = dict(type="freqkd.FreeKDLoss", channels=4, num_levels=1, level=1)
+FREEKD = dict(type="freqkd.FreeKDLoss", channels=4, num_levels=1, depth=1)
 
 
 # ---- prompts that nobody would read ---------------------------------------------------------------------------------

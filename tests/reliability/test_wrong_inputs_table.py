@@ -411,7 +411,7 @@ TERMS = [
         ),
     ),
     row("distill", "unknown wavelet", "wavelet", more=term("loss=dict(wavelet='sym99')")),
-    row("distill", "deepest level that no map has", "level", more=term("loss=dict(level=20)")),
+    row("distill", "deepest level that no map has", "depth", more=term("loss=dict(depth=20)")),
     row("distill", "unknown preset", "preset", more=term("loss=dict(preset='best')")),
     row("distill", "one prompt for no level", "num_levels", more=term("loss=dict(num_levels=0)")),
     row(

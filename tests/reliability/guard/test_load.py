@@ -16,7 +16,7 @@ GUARD = dict(type="freqkd.NonFiniteHook")
 MSE = dict(loss=dict(type="freqkd.MSELoss"), weight=dict(share=0.5, iters=5))
 FREEKD = dict(
     align=dict(type="freqkd.ConvAlign", student_channels=4, teacher_channels=4, num_levels=2),
-    loss=dict(type="freqkd.FreeKDLoss", channels=4, num_levels=2, level=1),
+    loss=dict(type="freqkd.FreeKDLoss", channels=4, num_levels=2, depth=1),
     prompts="untrained",
 )
 
@@ -81,7 +81,7 @@ def network(toy, kind):
         return dict(type="freqkd.Toy"), data
     model = toy.model(loss_mse=MSE, loss_freekd=FREEKD)
     if "prompts" in kind:
-        loss = dict(channels=4, num_levels=2, level=1)
+        loss = dict(channels=4, num_levels=2, depth=1)
         model = dict(type="freqkd.PromptTuner", teacher=model["teacher"], loss=loss)
     if cache:
         model["teacher"]["cache"] = cache

@@ -72,7 +72,7 @@ def faulty(toy, kind):
         return toy.config(dict(type="freqkd.Toy", at=3), STOP), "the loss 'loss_task' is nan"
     if kind == "prompt stage":
         network = dict(
-            type="freqkd.PromptTuner", teacher=toy.model()["teacher"], loss=dict(channels=4, num_levels=2, level=1)
+            type="freqkd.PromptTuner", teacher=toy.model()["teacher"], loss=dict(channels=4, num_levels=2, depth=1)
         )
         network["teacher"]["cfg_options"] = {"model.at": 3}
         return toy.config(network, STOP), "the loss 'loss_task' is nan"
