@@ -67,6 +67,32 @@ def test_the_guides_loss_names_what_does_not_fit(guide):
         guide["cosine_loss"](torch.ones(1, 2, 3, 3), torch.ones(1, 4, 3, 3))
 
 
+def test_the_guides_changes_of_the_formula_are_one_line_each():
+    """Both diffs are applied to the file, which then has the norm and the combination."""
+    file = ROOT / "freqkd/losses/frequency.py"
+    text = file.read_text()
+    diffs = re.findall(r"```diff\n(.*?)```", GUIDE.read_text(), re.S)
+    assert len(diffs) == 2
+    for diff in diffs:
+        lines = diff.splitlines()[2:]
+        added = [line for line in lines if line.startswith("+")]
+        assert len(added) == 1
+        before, after = ("\n".join(line[1:] for line in lines if line[0] in kinds) for kinds in (" ", " +"))
+        assert text.count(before) == 1
+        text = text.replace(before, after)
+    names = {"__name__": "freqkd.losses.changed"}
+    exec(compile(text, str(file), "exec", dont_inherit=True), names)
+    student, teacher = torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])  # bands 5, -2, -1, 0
+    smooth = names["freekd_loss"](student, teacher, norm="charbonnier", knee=2.0, depth=1)
+    assert smooth.item() == pytest.approx(sum((x * x + 4) ** 0.5 - 2 for x in (5, 2, 1, 0)), rel=1e-6)
+    masks = [torch.tensor([0.5, 0.25]).view(1, 2, 1, 1)] * 4
+    assert names["freekd_loss"](student, teacher, masks, combine="product", depth=1).item() == pytest.approx(8 / 8)
+    loss = names["FreeKDLoss"](1, 1, norm="charbonnier", combine="product", depth=1, relation="none")
+    loss.load_prompts({"prompts.0.tokens": torch.zeros(4, 2, 1)})  # both masks 1/2, their product 1/4
+    expected = sum((x * x / 16 + 1) ** 0.5 - 1 for x in (5, 2, 1, 0))
+    assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_the_guides_softening_is_one_class_and_changes_what_it_says(guide):
     from freqkd.losses import kd_loss
 
