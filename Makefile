@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?=
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long configs lint bench teachers
+.PHONY: help setup demo test test-fast test-long configs lint bench teachers
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,9 @@ demo: setup  ## distil a detector and a segmenter on the shipped samples, and co
 
 test: setup  ## prove it: values, gradients, checkpoints, configs (8 minutes at most on 2 cores)
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile
+
+test-fast: setup  ## the mathematics and the units, without trainings, processes and whole networks (a minute)
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile -m 'not slow and not long'
 
 test-long: setup  ## the rest of docs/reliability.md: kills, wrong inputs, 2,000 steps, 10 minutes of fuzzing (40 minutes)
 	@OMP_NUM_THREADS=1 FREQKD_FUZZ_SECONDS=600 $(VENV)/python -m pytest -n 2 --dist load -m long

@@ -14,6 +14,27 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # maps are tiny: threads would only wait for one another
+# Fixtures that train, start processes, or build whole networks: what asks for one is left out of `make test-fast`.
+SLOW_FIXTURES = {"tool", "trained", "child", "teachers", "small", "toy", "other_processes", "compiler"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow by the fixtures that it asks for."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def other_processes() -> None:
+    """Stands for the seconds that Python and torch take to start in a process of their own."""
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """Stands for the seconds that torch.compile takes."""
+
+
 VECTORS = Path(__file__).parent / "vectors"
 
 

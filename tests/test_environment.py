@@ -241,6 +241,7 @@ def test_main_reports_every_check_and_exits_1_on_a_fault(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "No fault found."
 
 
+@pytest.mark.usefixtures("other_processes")
 def test_command_on_an_environment_without_operators():
     """A blocked module in a real process: the command must end well before anything heavy stands on it."""
     code = "import sys; sys.modules['mmcv._ext'] = sys.modules['pkg_resources'] = None; import runpy; " + (
@@ -253,6 +254,7 @@ def test_command_on_an_environment_without_operators():
     assert all("; cure: " in line for line in found)
 
 
+@pytest.mark.usefixtures("other_processes")
 def test_command_on_this_environment():
     done = subprocess.run([sys.executable, "-m", "freqkd", "check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,7 +1,5 @@
 """What a student cannot inherit is said before its run, with the shapes and the cure."""
 
-import pytest
-
 from freqkd.checkpoints import read_checkpoint
 
 UNTRAINED = "model = dict(inherit={inherit}, terms=dict(loss_freekd=dict(prompts='untrained')))"
@@ -26,7 +24,6 @@ def test_a_part_that_the_teacher_lacks_is_refused_before_the_run(tool, tiny_conf
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_parts_of_equal_shapes_start_from_the_teachers_weights(tool, tiny_config, tmp_path):
     wide = "student=dict(neck=dict(out_channels=64), bbox_head=dict(in_channels=64, feat_channels=64)), "
     terms = "terms=dict(_delete_=True, loss_mse=dict(type='freqkd.DistillTerm', loss=dict(type='freqkd.MSELoss')))"

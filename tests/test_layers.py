@@ -57,6 +57,7 @@ def test_a_broken_import_rule_would_be_noticed(tmp_path):
     assert done.returncode == 1, done.stdout
 
 
+@pytest.mark.usefixtures("other_processes")
 def test_the_mathematics_works_with_torch_alone():
     done = run(sys.executable, "-c", ALONE, ",".join(BLOCKED))
     assert done.returncode == 0, done.stderr

@@ -123,6 +123,7 @@ def _there_and_back(x: torch.Tensor, level: int) -> torch.Tensor:
     return waverec2(Subbands(low * 2, details), size=(x.shape[-2], x.shape[-1]))
 
 
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("level", [1, 3])
 def test_haar_compiles_whole(level: int) -> None:
     torch.compiler.reset()

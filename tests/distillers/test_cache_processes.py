@@ -19,6 +19,7 @@ from freqkd.checkpoints import hash_weights
 from freqkd.datasets.views import VIEW
 from freqkd.distillers.entries import entry_path, read_entry
 
+pytestmark = pytest.mark.usefixtures("other_processes")
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHED = ROOT / "configs/blood_cells/freekd-cached_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py"
 IMAGES, BATCH, EPOCHS = 5, 3, 2  # two processes: one step an epoch, and one image in both batches of it

@@ -143,6 +143,7 @@ def test_half_gradient_does_not_underflow() -> None:
     torch.testing.assert_close(gradient, expected, rtol=2e-3, atol=expected.abs().max().item() * 2e-3)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_a_whole_loss_compiles_without_a_break() -> None:
     """Under somebody else's compiler the expression is traced, the walk in place is not."""
     torch.compiler.reset()
@@ -185,7 +186,7 @@ def _last(*size: int) -> Tensor:
     return torch.randn(*size).contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("relation", ["none", "attention"])
 def test_compiled(monkeypatch, relation: str) -> None:
     """One kernel for all sizes, equal to the walk; what lies in the scratch beyond the maps does not show."""
@@ -235,6 +236,7 @@ def test_coefficients_that_cancel_have_no_sign(layout: torch.memory_format) -> N
     torch.testing.assert_close(ahead, gradient)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_the_student_says_the_precision() -> None:
     loss = FreeKDLoss(4, 2, relation="none")
     students = [torch.randn(1, 4, 16, 16, dtype=torch.float64, requires_grad=True) for _ in "ab"]

@@ -18,6 +18,7 @@ from mmengine.registry import HOOKS
 
 from freqkd.checkpoints import read_checkpoint
 
+pytestmark = pytest.mark.usefixtures("other_processes")
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / "configs/blood_cells"
 BASES = {
