@@ -23,7 +23,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from freqkd.compat import read_config
 from freqkd.distillers.teacher import rehearsal
 from freqkd.errors import worded
-from freqkd.slots import describe
+from freqkd.slots import describe, refuse
 
 LARGE = 50_000_000  # bytes; an annotation file of this size is not read twice
 MOST_IMAGES, MOST_MAPS, MOST_RUN = 5_000, 64, 4  # looked at, read, and sent through the pipeline, evenly chosen
@@ -98,6 +98,10 @@ def check_data(
 
 def _check_dataset(dataset: Mapping[str, Any], where: str, config: Config, trust: bool) -> list[Any]:
     """Check one data set; returns what its pipeline makes of some of its images, where that can be told."""
+    for slot in ("filter_cfg", "metainfo", "backend_args", "file_client_args"):
+        value = dataset.get(slot)
+        if value is not None and not isinstance(value, Mapping):
+            raise refuse(f"{where}.dataset.{slot}", "a dict", value)
     if not _is_local(dataset):
         return []
     path = _annotations(dataset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch.distributed as dist
@@ -93,6 +93,13 @@ def lost_processes_named() -> Iterator[None]:
             f"process {get_rank()} of {get_world_size()} lost another one, which was killed or has failed: see its own "
             f"output ({_first(error)}); start all again with --resume to go on from the last checkpoint"
         ) from error
+
+
+def leave_processes() -> None:
+    """Leave the other processes before this one ends: gloo's threads would abort it where another is gone already."""
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
 
 
 def _first(error: Exception) -> str:

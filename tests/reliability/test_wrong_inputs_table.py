@@ -411,6 +411,9 @@ TERMS = [
         ),
     ),
     row("distill", "unknown wavelet", "wavelet", more=term("loss=dict(wavelet='sym99')")),
+    row(
+        "student", "filter_cfg a text", "filter_cfg", "must be a dict", more=loader("dataset=dict(filter_cfg='small')")
+    ),
     row("distill", "deepest level that no map has", "depth", more=term("loss=dict(depth=20)")),
     row("distill", "unknown preset", "preset", more=term("loss=dict(preset='best')")),
     row("distill", "one prompt for no level", "num_levels", more=term("loss=dict(num_levels=0)")),
