@@ -30,7 +30,7 @@ from freqkd.preflight import (
     check_work_dir,
     find_fixed_views,
 )
-from freqkd.processes import agreed, leave_processes, lost_processes_named, start_processes, without_devices
+from freqkd.processes import agreed, lost_processes_named, start_processes, without_devices
 from freqkd.runner_checks import check_parts
 from freqkd.slots import check_slots
 
@@ -192,10 +192,7 @@ def run_tool(main: Callable[[Sequence[str] | None], None], arguments: Sequence[s
     """Run a tool's main and return its exit code, see `errors.run_tool`; what it loads runs no code, see `guarded_loading`."""
 
     def guarded(arguments: Sequence[str] | None) -> None:
-        try:
-            with guarded_loading():
-                main(arguments)
-        finally:
-            leave_processes()
+        with guarded_loading():
+            main(arguments)
 
     return errors.run_tool(guarded, arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import re
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,7 @@ def start_processes(launcher: str, env_cfg: Mapping[str, Any] | None = None) -> 
     """
     if launcher == "none" or dist.is_initialized():
         return
+    atexit.register(_leave)
     options = dict(env_cfg or {})
     if launcher == "pytorch" and get_device() == "cpu":
         dist.init_process_group("gloo")
@@ -95,7 +97,7 @@ def lost_processes_named() -> Iterator[None]:
         ) from error
 
 
-def leave_processes() -> None:
+def _leave() -> None:
     """Leave the other processes before this one ends: gloo's threads would abort it where another is gone already."""
     if dist.is_initialized() and dist.get_backend() == "gloo":
         with suppress(RuntimeError):
