@@ -17,10 +17,10 @@ demo: setup  ## distil a detector and a segmenter on the shipped samples, and co
 test: setup  ## prove it: values, gradients, checkpoints, configs (8 minutes at most on 2 cores)
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile
 
-test-fast: setup  ## the mathematics and the units, without trainings, processes and whole networks (a minute)
+test-fast: setup  ## the mathematics and the units, without trainings, processes and whole networks (1 to 2 minutes)
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile -m 'not slow and not long'
 
-test-long: setup  ## the rest of docs/reliability.md: kills, wrong inputs, 2,000 steps, 10 minutes of fuzzing (40 minutes)
+test-long: setup  ## the rest of docs/reliability.md: kills, wrong inputs, 2,000 steps, 10 minutes of fuzzing (20 minutes)
 	@OMP_NUM_THREADS=1 FREQKD_FUZZ_SECONDS=600 $(VENV)/python -m pytest -n 2 --dist load -m long
 
 configs: setup  ## train every sample config for 20 steps and check that all terms are finite and pull (3 minutes)

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with DefaultScope.overwrite_default_scope(config.default_scope):
         if options.prompts and config.model.type.endswith("Distiller"):
             for term in config.model.terms.values():
-                if "prompts" in term:
+                if term.get("prompts"):
                     term.prompts = options.prompts
         model = build_part("model", config.model).eval()
         prompted_terms(model)

@@ -126,7 +126,7 @@ def freekd_loss(
     References:
         FreeKD, arXiv 2311.12079. The notes on the paper leave open whether its L1 norm is a sum or a mean: we take the
         mean, so that bands count alike whatever their size. Equal to the released program for "orientation-mean" and masks
-        per level. "flat" and "details" are ours: see docs/benchmarks.md.
+        per level. "flat" and "details" are ours.
 
     Example:
         >>> student = torch.zeros(1, 1, 2, 2)
@@ -378,6 +378,11 @@ class FreeKDLoss(nn.Module):
         for name, choices in CHOICES.items():
             check_choice(name, chosen[name], choices)
         _check_options(chosen["norm"], knee, chosen["combine"], chosen["band_weights"], depth, wavelet)
+        if chosen["relation"] == "gate" and chosen["combine"] == "none":
+            raise ValueError(
+                "relation='gate' needs a prompt stage to train its gates, and combine='none' has none, got both; take "
+                "relation='attention' or 'none'"
+            )
         self.channels, self.num_levels, self.loss_weight = widths, num_levels, loss_weight
         self.relation, self.fused = str(chosen["relation"]), fused
         self.options = dict(norm=chosen["norm"], knee=knee, combine=chosen["combine"], compiled=compiled)
@@ -392,7 +397,7 @@ class FreeKDLoss(nn.Module):
     @property
     def needs_prompts(self) -> bool:
         """Whether there is anything that a prompt stage trains."""
-        return len(self.prompts) + len(self.gates) > 0
+        return len(self.prompts) > 0
 
     def forward(self, student_feats: Tensor | Sequence[Tensor], teacher_feats: Tensor | Sequence[Tensor]) -> Tensor:
         """Return the loss; no gradient reaches the teacher."""

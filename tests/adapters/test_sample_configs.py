@@ -61,7 +61,7 @@ def test_the_list_is_whole():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name.split("_")[0] + " " + path.parent.name)
 def test_a_sample_config_trains(path, tool, tmp_path):
     terms = read_config(path).model.terms
-    changed = ", ".join(f"{name}=dict(prompts='untrained')" for name, term in terms.items() if "prompts" in term)
+    changed = ", ".join(f"{name}=dict(prompts='untrained')" for name, term in terms.items() if term.get("prompts"))
     teacher = read_config(path).model.teacher
     if not Path(ROOT / teacher.checkpoint).exists():  # the GFL teacher is not shipped
         described = read_config(ROOT / teacher.config)

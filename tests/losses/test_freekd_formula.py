@@ -160,6 +160,11 @@ def test_details_need_no_prompts_and_no_first_stage() -> None:
     assert all(student.grad is not None and teacher.grad is None for student, teacher in pairs)
 
 
+def test_a_gate_that_nothing_could_train_is_refused() -> None:
+    with pytest.raises(ValueError, match="relation='gate' needs a prompt stage"):
+        FreeKDLoss(channels=3, num_levels=2, preset="details", relation="gate")
+
+
 def test_magnitudes_do_not_see_the_sign_of_a_detail() -> None:
     """An edge and its opposite get one mask, whose halves a signed token would split."""
     prompt = FrequencyPrompt(channels=1, num_prompts=1, depth=1, score="magnitude")

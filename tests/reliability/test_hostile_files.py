@@ -6,7 +6,6 @@ import builtins
 import functools
 import http.server
 import io
-import json
 import logging
 import operator
 import os
@@ -495,8 +494,4 @@ def test_a_manifest_and_an_entry_of_a_cache_are_data(tmp_path):
 
 
 def test_there_are_sixty_files():
-    rows = {*ROWS, *ENTRIES, *SCHEMES}
-    others = 7 * 3 + 4 + 4 + 2 + 5  # kinds of tensors, of weights, formats and places of this file's other tests
-    assert len(rows) + others >= 60
-    assert len(rows) >= 48
-    assert json.dumps(sorted(map(str, rows)))
+    assert len({*ROWS, *ENTRIES, *SCHEMES}) >= 51  # the other tests of this file have some thirty more
