@@ -1,151 +1,127 @@
-"""A whole training step of the shipped full-size pairs, at a size that fits: student alone, teacher, both ways to distil.
+"""A whole training step of the shipped full-size pairs, at a size that fits: student alone, teacher, and distillation.
 
-"teacher to its tap" is what a step here pays; "teacher, training forward" is the teacher's whole loss without a graph, as
-toolkits do that let hooks on the teacher's own training step collect the features. Weights are random: time is all that counts.
+"teacher to its tap" is what a step here costs; "teacher, training forward" is the teacher's whole loss without a graph, as in
+toolkits whose hooks collect the features on the teacher's own training step. "(plain)" is the step with `fused=False` in the
+loss. Weights are random, since only time counts.
 """
 
 from __future__ import annotations
 
-import argparse
+import copy
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from measure import device, interleave, save
+from measure import ROOT, Call, device, interleave, read_options, save
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
+from shipped import find_config, prompt_stage, write_untrained
 
-from freqkd.compat import read_config
-from freqkd.distillers.teacher import Teacher, build_network
 from freqkd.registry import MODELS
+from freqkd.teacher.teacher import Teacher, build_network
+from freqkd.utils.compat import read_config
 
 PAIRS = {
-    "RetinaNet-R101 to R50": ("configs/retinanet/freekd_neck_retinanet-r101_retinanet-r50_8xb2-2x_coco.py", "mmdet"),
-    "PSPNet-R101 to R18": ("configs/pspnet/freekd_bottleneck_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes.py", "mmseg"),
+    "RetinaNet-R101 to R50": "freekd_neck_retinanet-r101_retinanet-r50_8xb2-2x_coco",
+    "PSPNet-R101 to R18": "freekd_bottleneck_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes",
+}
+CHEAPER: dict[str, dict[str, Any]] = {
+    "teacher, channels last": dict(channels_last=True),
+    "teacher, norms folded": dict(fuse_norm=True),
+    "teacher, both": dict(channels_last=True, fuse_norm=True),
+    "teacher, both, bfloat16": dict(channels_last=True, fuse_norm=True, autocast="bfloat16"),
 }
 
 
-def random_teacher(config: Any, scope: str, folder: Path) -> str:
-    """A checkpoint of the teacher's architecture with random weights."""
-    init_default_scope(scope)
-    teacher = build_network(without_sync(read_config(config.model.teacher.config).model), scope)
+def random_teacher(source: str, scope: str, folder: Path) -> dict[str, str]:
+    """Return a teacher of a config's architecture with random weights."""
     path = folder / "teacher.pth"
-    torch.save(dict(state_dict=teacher.state_dict()), path)
-    return str(path)
-
-
-def without_sync(value: Any) -> Any:
-    """SyncBN runs on accelerators in several processes only; one process trains with plain BN."""
-    if isinstance(value, dict):
-        if value.get("type") == "SyncBN":
-            value["type"] = "BN"
-        for item in value.values():
-            without_sync(item)
-    if isinstance(value, list):
-        for item in value:
-            without_sync(item)
-    return value
+    torch.save(dict(state_dict=build_network(read_config(source).model, scope).state_dict()), path)
+    return dict(config=source, checkpoint=str(path))
 
 
 def samples(scope: str, size: tuple[int, int], batch: int) -> dict[str, Any]:
-    """Random images with two boxes, or a random map of classes."""
+    """Return random images with two boxes, or a random map of classes."""
     height, width = size
     meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
+    if scope == "mmdet":
+        from mmdet.structures import DetDataSample
+
+        boxes = torch.tensor([[0.1, 0.1, 0.6, 0.5], [0.3, 0.4, 0.9, 0.9]]) * torch.tensor([width, height] * 2)
+        truth = InstanceData(bboxes=boxes, labels=torch.tensor([1, 2]))
+        sample = DetDataSample(metainfo=meta, gt_instances=truth)
+    else:
+        from mmseg.structures import SegDataSample
+
+        sample = SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=torch.randint(0, 19, (1, height, width))))
     images = [torch.randint(0, 255, (3, height, width), dtype=torch.uint8) for _ in range(batch)]
-    found = []
-    for _ in range(batch):
-        if scope == "mmdet":
-            from mmdet.structures import DetDataSample
-
-            sample = DetDataSample(metainfo=meta)
-            box = torch.tensor([[0.1, 0.1, 0.6, 0.5], [0.3, 0.4, 0.9, 0.9]]) * torch.tensor([width, height] * 2)
-            sample.gt_instances = InstanceData(bboxes=box, labels=torch.tensor([1, 2]))
-        else:
-            from mmseg.structures import SegDataSample
-
-            sample = SegDataSample(metainfo=meta)
-            sample.gt_sem_seg = PixelData(data=torch.from_numpy(np.random.randint(0, 19, (1, height, width))))
-        found.append(sample)
-    return dict(inputs=images, data_samples=found)
+    return dict(inputs=images, data_samples=[copy.deepcopy(sample) for _ in range(batch)])
 
 
-def pair_rows(path: str, scope: str, size: tuple[int, int], batch: int, folder: Path) -> dict[str, Callable[[], Any]]:
-    """The steps of one pair."""
-    config = without_sync(read_config(path))
-    config.model.teacher.checkpoint = random_teacher(config, scope, folder)
-    for term in config.model.terms.values():
-        if term.get("prompts"):
-            term.prompts = "untrained"
-        term.weight = 1.0
-    if config.model.student.data_preprocessor.get("size"):
-        config.model.student.data_preprocessor.size = size  # what images are padded to
+def pair_rows(name: str, size: tuple[int, int], batch: int, folder: Path) -> dict[str, Call]:
+    """Return the steps of one pair."""
+    config = find_config(name)
+    model, scope = config.model, config.default_scope
     init_default_scope(scope)
-    distiller = MODELS.build(config.model).to(device()).train()
+    model.teacher = random_teacher(model.teacher.config, scope, folder)
+    stage = prompt_stage(model.terms.loss_freekd.prompts)
+    stage.model.teacher = model.teacher
+    model.terms.loss_freekd.update(prompts=write_untrained(stage, folder / "prompts.pth"), weight=1.0)
+    if model.student.data_preprocessor.get("size"):
+        model.student.data_preprocessor.size = size  # what images are padded to
+    distiller = revert_sync_batchnorm(MODELS.build(model)).to(device()).train()  # as the Runner does in one process
     distiller.prepare()
-    student, teacher = distiller.student, distiller.teacher
+    loss = distiller.terms["loss_freekd"].loss
     data = distiller.data_preprocessor(samples(scope, size, batch), True)
-    paths = list(dict.fromkeys(path for term in distiller.terms.values() for path in term.teacher_paths))
+    paths = distiller.terms["loss_freekd"].teacher_paths
     optimizer = torch.optim.SGD([p for p in distiller.parameters() if p.requires_grad], lr=1e-6)
 
-    def train(model: Any) -> None:
-        optimizer.zero_grad()
-        loss, _ = model.parse_losses(model(**data, mode="loss"))
-        loss.backward()
-        optimizer.step()
+    def train(model: Any, fused: bool = True) -> Call:
+        def call() -> None:
+            loss.fused = fused
+            optimizer.zero_grad()
+            model.parse_losses(model(**data, mode="loss"))[0].backward()
+            optimizer.step()
 
-    def look() -> None:
-        teacher.extract(data["inputs"], data["data_samples"], paths)
+        return call
 
-    def teach() -> None:
+    def extract(teacher: Teacher) -> Call:
+        teacher.to(device())
+        return lambda: teacher.extract(data["inputs"], data["data_samples"], paths)
+
+    def train_teacher() -> None:
         with torch.no_grad():
-            teacher.model(**data, mode="loss")
-
-    source = dict(config=config.model.teacher.config, checkpoint=config.model.teacher.checkpoint)
-    cheaper = {
-        "teacher, channels last": dict(channels_last=True),
-        "teacher, norms folded": dict(fuse_norm=True),
-        "teacher, both": dict(channels_last=True, fuse_norm=True),
-        "teacher, both, bfloat16": dict(channels_last=True, fuse_norm=True, autocast="bfloat16"),
-    }
-    held = {name: Teacher(**source, **options) for name, options in cheaper.items()}
-    for other in held.values():
-        other.to(device())
-
-    def look_with(other: Teacher) -> Callable[[], Any]:
-        return lambda: other.extract(data["inputs"], data["data_samples"], paths)
+            distiller.teacher.model(**data, mode="loss")
 
     return {
-        **{name: look_with(other) for name, other in held.items()},
-        "student alone": lambda: train(student),
-        "teacher to its tap": look,
-        "distillation step": lambda: train(distiller),
-        "teacher, training forward": teach,
+        **{row: extract(Teacher(**model.teacher, **options)) for row, options in CHEAPER.items()},
+        "student alone": train(distiller.student),
+        "teacher to its tap": extract(distiller.teacher),
+        "distillation step": train(distiller),
+        "distillation step (plain)": train(distiller, fused=False),
+        "teacher, training forward": train_teacher,
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--size", type=int, nargs=2, default=(256, 512), metavar=("HEIGHT", "WIDTH"))
-    options = parser.parse_args(arguments)
-    os.chdir(Path(__file__).resolve().parent.parent)
+def main() -> None:
+    options = read_options(
+        __doc__,
+        repeats=5,
+        threads=torch.get_num_threads(),
+        batch=dict(type=int, default=2),
+        size=dict(type=int, nargs=2, default=(256, 512), metavar=("HEIGHT", "WIDTH")),
+    )
+    os.chdir(ROOT)
     rows = {}
-    for name, (path, scope) in PAIRS.items():
+    for pair, name in PAIRS.items():
         with tempfile.TemporaryDirectory() as folder:
-            times = interleave(
-                pair_rows(path, scope, tuple(options.size), options.batch, Path(folder)), options.repeats, 1
-            )
-        rows[name] = times
-        for row, found in times.items():
-            print(f"{name:24}{row:28}{found['median']:9.0f} ms")
-    command = f"python benchmarks/iteration_speed.py --repeats {options.repeats} --batch {options.batch}"
-    save("iteration_speed", rows, f"{command} --size {' '.join(map(str, options.size))}", size=list(options.size))
+            calls = pair_rows(name, tuple(options.size), options.batch, Path(folder))
+            rows[pair] = interleave(calls, options.repeats, warm=1)
+    save("iteration_speed", rows)
 
 
 if __name__ == "__main__":

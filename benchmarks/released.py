@@ -1,7 +1,7 @@
-"""FreeKD's loss in the plain form of the released program, written anew: what the speed is compared with.
+"""FreeKD's loss computed as in the released program, reimplemented: what the speed is compared with.
 
-The transform is pytorch_wavelets'; student and teacher are transformed apart; every level's coefficients are multiplied by
-the T masks one by one, so T masked copies of both are made; the tokens require gradients, which nobody uses.
+The transform is pytorch_wavelets'; student and teacher are transformed separately; the coefficients of every level are
+multiplied by the T masks one by one, so that T masked copies of both are made; the tokens require gradients.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class PlainFreeKD(nn.Module):
+class ReleasedFreeKD(nn.Module):
     """One token set for every level of the transform, three levels, means over everything, added up."""
 
     def __init__(self, channels: int, num_levels: int, num_prompts: int) -> None:
@@ -26,10 +26,10 @@ class PlainFreeKD(nn.Module):
     def forward(self, students: Sequence[Tensor], teachers: Sequence[Tensor]) -> Tensor:
         loss = students[0].new_zeros(())
         for student, teacher, tokens in zip(students, teachers, self.tokens):
-            _, ours = self.transform(student)
-            _, theirs = self.transform(teacher)
-            for level, (own, other) in enumerate(zip(ours, theirs)):
-                pixels = other.sum(2)
-                masks = torch.sigmoid(torch.einsum("tc,nchw->nthw", tokens[level + 1], pixels))[:, :, None, None]
-                loss = loss + F.l1_loss(own[:, None] * masks, other[:, None] * masks)
+            _, student_bands = self.transform(student)
+            _, teacher_bands = self.transform(teacher)
+            for level, (student_band, teacher_band) in enumerate(zip(student_bands, teacher_bands)):
+                scores = torch.einsum("tc,nchw->nthw", tokens[level + 1], teacher_band.sum(2))
+                masks = torch.sigmoid(scores)[:, :, None, None]
+                loss = loss + F.l1_loss(student_band[:, None] * masks, teacher_band[:, None] * masks)
         return loss

@@ -1,48 +1,51 @@
-"""Write docs/benchmarks.md from the files in benchmarks/results."""
+"""Write docs/benchmarks.md from `benchmarks/page.md` and the files in `benchmarks/results`."""
 
 from __future__ import annotations
 
-import argparse
+import math
 import statistics
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from report_students import cached_part, masks_part, seeds_part, terms_part, weights_part
-from report_tables import load, table
+from measure import CHANNELS, ROOT, SIZES, load
+from report_students import study_table, table
 
-ROOT = Path(__file__).resolve().parent.parent
-PYRAMID = 256 * (100 * 168 + 50 * 84 + 25 * 42 + 13 * 21 + 7 * 11) * 4
+Rows = Mapping[str, Mapping[str, float]]
+RELEASED, OFFICIAL, PAPER = "released form, T = 6", "FreeKD official, T = 6", "FreeKD paper, T = 2"
+STEP, PLAIN_STEP = "distillation step", "distillation step (plain)"
+TAP, FULL = "teacher to its tap", "teacher, training forward"
+CACHED, PLAIN_CACHED = "teacher cached", "teacher cached (plain)"
 # Passes over the pyramid that must go through memory; quarter-size maps are left out.
 PASSES = {
     "MSE, compiled": (3, "read student and teacher, write the gradient"),
-    "official, T = 6": (4, "masks: read the teacher; walk: read student and teacher, write the gradient"),
-    "official, T = 6, compiled": (4, "the same"),
-    "paper, T = 2": (8, "the same 4; relation, for each network: read to resize it back, read for the squares"),
+    OFFICIAL: (4, "masks: read the teacher; loss: read student and teacher, write the gradient"),
+    PAPER: (8, "the same 4; relation, for each network: read to resize it back, read for the squares"),
 }
-# What, the row, the row it is compared with, the most its time may be of it.
-TARGETS = (
-    ("T = 6, compiled, against the released form", "released form, T = 6", "official, T = 6, compiled", 30.0),
-    ("T = 2, compiled, against the released form", "released form, T = 2", "official, T = 2, compiled", 8.0),
-    ("T = 6, eager, against the released form", "released form, T = 6", "official, T = 6", 10.0),
-    ("T = 2, eager, against the released form", "released form, T = 2", "official, T = 2", 3.0),
-    ("T = 6, compiled, contiguous maps", "released form, T = 6", "official, T = 6, compiled, contiguous", 6.0),
+# The row, what it is compared with, the quantity, and its largest ratio; "faster": the smallest ratio the other way round.
+GOALS = (
+    (OFFICIAL, RELEASED, "faster", 30),
+    ("FreeKD official, T = 2", "released form, T = 2", "faster", 8),
+    (f"{OFFICIAL}, contiguous", RELEASED, "faster", 6),
+    (OFFICIAL, "MSE", "median", 5),
+    (OFFICIAL, "MSE, compiled", "median", 3),
+    (f"{OFFICIAL}, contiguous", "MSE, contiguous", "median", 5),
+    ("FreeKD details", "MSE", "median", 2),
+    (OFFICIAL, "FreeKD official, T = 2", "median", 1.1),
+    ("FreeKD paper, T = 6", PAPER, "median", 1.1),
+    ("FreeKD paper without relation, T = 6", "FreeKD paper without relation, T = 2", "median", 1.1),
+    (OFFICIAL, RELEASED, "peak", 0.2),
+    (OFFICIAL, "MSE", "peak", 2.5),
 )
-FULL = "teacher, training forward"
-LIMITS = (
-    ("against eager MSE, eager", "official, T = 6", "MSE", 5.0),
-    ("against compiled MSE, compiled", "official, T = 6, compiled", "MSE, compiled", 3.0),
-    ("against eager MSE, eager, contiguous maps", "official, T = 6, contiguous", "MSE, contiguous", 5.0),
-    *(
-        (f"{name}, T = 6 against T = 2{how}", f"{name}, T = 6{how}", f"{name}, T = 2{how}", 1.1)
-        for name, how in (("official", ""), ("official", ", compiled"), ("paper", ""), ("paper without relation", ""))
-    ),
-)
+WANTED = {
+    "faster": "at least {:g} times faster",
+    "median": "at most {:g} times its time",
+    "peak": "at most {:g} of its peak",
+}
 
 
-def where(result: dict[str, Any]) -> str:
-    """One line: command, date, machine."""
+def where(result: Mapping[str, Any]) -> str:
+    """Return one line: command, date, machine."""
     machine = result["machine"]
     return (
         f"`{result['command']}`, {machine['date']}, {machine['processor']} ({machine['capability']}), "
@@ -50,54 +53,47 @@ def where(result: dict[str, Any]) -> str:
     )
 
 
-def contiguous(name: str) -> bool:
-    """Whether a row has its maps contiguous."""
-    return name.endswith("contiguous") or name.startswith("released")
+def ratio(rows: Rows, over: str, under: str, key: str = "median") -> float:
+    """Return how much of a row's time another one takes; not a number where one of them was not measured."""
+    return rows[over][key] / rows[under][key] if {over, under} <= rows.keys() else math.nan
 
 
-def loss_part(result: dict[str, Any]) -> str:
-    rows = result["rows"]
-    released = rows["released form, T = 6"]["median"]
-    lines = [
-        (
-            name,
-            f"{row['median']:.1f}",
-            f"{row['peak'] / 2**20:.0f}",
-            f"{released / row['median']:.1f}",
-            f"{row['median'] / rows['MSE, contiguous' if contiguous(name) else 'MSE']['median']:.2f}",
-        )
-        for name, row in rows.items()
+def loss_part(rows: Rows) -> str:
+    lines, goals = [], []
+    for name, row in rows.items():
+        same_layout = "MSE, contiguous" if name.endswith("contiguous") or name.startswith("released") else "MSE"
+        ratios = f"{ratio(rows, RELEASED, name):.1f}", f"{ratio(rows, name, same_layout):.2f}"
+        lines.append((name, f"{row['median']:.1f}", f"{row['peak'] / 2**20:.0f}", *ratios))
+    for name, other, key, bound in GOALS:
+        found = ratio(rows, other, name) if key == "faster" else ratio(rows, name, other, key)
+        reached = found >= bound if key == "faster" else found <= bound
+        goals.append((name, other, WANTED[key].format(bound), f"{found:.2f}", "yes" if reached else "no"))
+    head = ("loss", "ms", "peak MiB", "times faster than released, T = 6", "times MSE, same layout")
+    return f"{table(head, lines)}\n\n{table(('loss', 'against', 'wanted', 'measured', 'reached'), goals)}"
+
+
+def gains_part(loss: Rows, kept: Rows, steps: Mapping[str, Rows], cached: Mapping[str, Rows]) -> str:
+    """Return what the fused form gains: for the loss with both allocators, and for whole steps."""
+    times = [f"{ratio(rows, RELEASED, OFFICIAL):.0f}" for rows in (loss, kept)]
+    plain = [
+        (name, *(f"{ratio(rows, f'{name} (plain)', name):.1f}" for rows in (loss, kept)))
+        for name in (OFFICIAL, PAPER, "FreeKD details")
     ]
-    text = table(("loss", "ms", "peak MiB", "times faster than released, T = 6", "of eager MSE, same layout"), lines)
-    goals = []
-    for what, slow, fast, least in TARGETS:
-        ratio = rows[slow]["median"] / rows[fast]["median"]
-        goals.append((what, f"at least {least:g} times faster", f"{ratio:.1f}", "yes" if ratio >= least else "no"))
-    for what, ours, other, most in LIMITS:
-        ratio = rows[ours]["median"] / rows[other]["median"]
-        goals.append((what, f"at most {most:g} times its time", f"{ratio:.2f}", "yes" if ratio <= most else "no"))
-    peak = rows["official, T = 6, compiled"]["peak"] / rows["released form, T = 6"]["peak"]
-    goals.append(
-        (
-            "peak memory, T = 6, compiled, against the released form",
-            "at most 0.2",
-            f"{peak:.2f}",
-            "yes" if peak <= 0.2 else "no",
-        )
+    gains = [(pair, 1 - ratio(rows, STEP, PLAIN_STEP)) for pair, rows in steps.items()]
+    gains += [(f"{task}, cached teacher", 1 - ratio(rows, CACHED, PLAIN_CACHED)) for task, rows in cached.items()]
+    gained = ", ".join(f"{100 * gain:.1f} % ({name})" for name, gain in gains)
+    head = ("plain form / fused form", "default allocator", "kept memory")
+    return (
+        f"`official`, T = 6: {times[0]} times faster than the released form with the default allocator, {times[1]} times with "
+        f"kept memory. Against the plain form of this package, a whole step gains {gained}.\n\n{table(head, plain)}"
     )
-    for ours, other in (("official, T = 6", "MSE"), ("official, T = 6, compiled", "MSE, compiled")):
-        peak = rows[ours]["peak"] / rows[other]["peak"]
-        goals.append(
-            (f"peak memory, {ours}, against {other}", "at most 2.5", f"{peak:.2f}", "yes" if peak <= 2.5 else "no")
-        )
-    return f"{text}\n\n{table(('goal', 'wanted', 'measured', 'reached'), goals)}"
 
 
-def passes_part(result: dict[str, Any]) -> str:
-    speed = result["machine"]["bandwidth"]
+def passes_part(result: Mapping[str, Any]) -> str:
+    speed, pyramid = result["machine"]["bandwidth"], 4 * CHANNELS * sum(height * width for height, width in SIZES)
     lines = []
     for name, (passes, what) in PASSES.items():
-        size, found = passes * PYRAMID, result["rows"][name]["median"]
+        size, found = passes * pyramid, result["rows"][name]["median"]
         floor = 1e3 * size / speed["copy"]
         lines.append((name, passes, f"{size / 1e6:.0f}", f"{floor:.1f}", f"{found:.1f}", f"{found / floor:.1f}", what))
     head = ("loss", "passes", "MB", "floor, ms", "measured, ms", "measured / floor", "which passes")
@@ -107,93 +103,84 @@ def passes_part(result: dict[str, Any]) -> str:
     )
 
 
-def scaling_part(result: dict[str, Any]) -> str:
-    rows = result["rows"]
-    text = table(
-        ("case", "ms", "ns per position"),
-        [(name, f"{row['median']:.1f}", f"{1e6 * row['median'] / row['positions']:.0f}") for name, row in rows.items()],
-    )
+def scaling_part(rows: Rows) -> str:
+    lines = [
+        (name, f"{row['median']:.1f}", f"{1e6 * row['median'] / row['positions']:.0f}") for name, row in rows.items()
+    ]
     images = [row for name, row in rows.items() if name.startswith("image")]
     positions, times = ([row[key] for row in images] for key in ("positions", "median"))
     slope, call = statistics.linear_regression(positions, times)
     miss = max(abs((call + slope * count) / time - 1) for count, time in zip(positions, times))
     return (
-        f"{text}\n\nThe line {call:.1f} ms + {1e6 * slope:.0f} ns per position fits the four images to {100 * miss:.0f} %. "
-        "Its first number is Python and the dispatch of operations, once a call."
+        f"{table(('case', 'ms', 'ns per position'), lines)}\n\nThe line {call:.1f} ms + {1e6 * slope:.0f} ns per position fits "
+        f"the four images to {100 * miss:.0f} %. Its first number is Python and the dispatch of operations, once a call."
     )
 
 
-def step_part(result: dict[str, Any]) -> str:
+def step_part(pairs: Mapping[str, Rows]) -> str:
     lines = []
-    for pair, rows in result["rows"].items():
-        alone, look, ours, other = (
-            rows[name]["median"] for name in ("student alone", "teacher to its tap", "distillation step", FULL)
-        )
-        full = ours - look + other
-        lines.append(
-            (
-                pair,
-                *(f"{value:.0f}" for value in (alone, look, ours)),
-                f"{ours / (alone + look):.3f}",
-                f"{other:.0f}",
-                f"{100 * (1 - ours / full):.0f} %",
-            )
-        )
-    head = (
-        "pair",
+    for pair, rows in pairs.items():
+        times = {name: row["median"] for name, row in rows.items()}
+        both = times["student alone"] + times[TAP]
+        saved = 1 - times[STEP] / (times[STEP] - times[TAP] + times[FULL])
+        columns = (times.get(name, math.nan) for name in ("student alone", TAP, STEP, PLAIN_STEP))
+        shown = [f"{time:.0f}" for time in columns]
+        lines.append((pair, *shown, f"{times[STEP] / both:.3f}", f"{times[FULL]:.0f}", f"{100 * saved:.0f} %"))
+    names = (
         "student alone, ms",
-        "teacher to its tap",
-        "distillation step",
+        TAP,
+        STEP,
+        PLAIN_STEP,
         "step / (student + teacher)",
-        "teacher, training forward",
+        FULL,
         "saved against a step with it",
     )
-    cheaper = {name: "" for rows in result["rows"].values() for name in rows if name.startswith("teacher, ")}
-    others = [
-        (pair, *(f"{rows[name]['median']:.0f}" for name in ("teacher to its tap", *cheaper) if name != FULL))
-        for pair, rows in result["rows"].items()
-    ]
-    names = ["as it is", *(name.removeprefix("teacher, ") for name in cheaper if name != FULL)]
+    rows = next(iter(pairs.values()))
+    options = [TAP, *(name for name in rows if name.startswith("teacher, ") and name != FULL)]
+    others = [(pair, *(f"{rows[name]['median']:.0f}" for name in options)) for pair, rows in pairs.items()]
     said = "The teacher to its tap, ms, with options of `teacher=dict(...)`:"
-    return f"{table(head, lines)}\n\n{said}\n\n{table(('pair', *names), others)}"
+    head = ("pair", "as it is", *(name.removeprefix("teacher, ") for name in options[1:]))
+    return f"{table(('pair', *names), lines)}\n\n{said}\n\n{table(head, others)}"
 
 
-def cached_step_part(result: dict[str, Any]) -> str:
+def cached_step_part(result: Mapping[str, Any]) -> str:
+    ratios = ((CACHED, "teacher in memory"), ("teacher runs", CACHED))
     lines = []
     for task, rows in result["rows"].items():
-        times = (f"{row['median']:.0f}" for row in rows.values())
-        size = result["bytes"][task]
-        ratios = (f"{ratio:.3f}" for ratio in result["ratios"][task].values())
-        lines.append((task, *times, *ratios, f"{size['view'] / 1e3:.0f}"))
-    (rows, *_), (ratios, *_) = result["rows"].values(), result["ratios"].values()
-    return table(("sample", *(f"{name}, ms" for name in rows), *ratios, "kB for a view"), lines)
+        shown = [f"{row['median']:.0f}" for row in rows.values()] + [f"{ratio(rows, *pair):.3f}" for pair in ratios]
+        lines.append((task, *shown, f"{result['view_bytes'][task] / 1e3:.0f}"))
+    names = next(iter(result["rows"].values()))
+    head = ("sample", *(f"{name}, ms" for name in names), *(" / ".join(pair) for pair in ratios), "kB for a view")
+    return table(head, lines)
 
 
 def build() -> str:
     """Return the page."""
-    names = ("loss_speed", "scaling", "iteration_speed", "cached_step")
-    loss, scaling, steps, cached = (load(f"{name}_cpu") for name in names)
-    page = (ROOT / "benchmarks" / "page.md").read_text()
+    loss, kept, scaling, steps, cached, launches = (
+        load(f"{name}_cpu")
+        for name in ("loss_speed", "loss_speed_kept", "scaling", "iteration_speed", "cached_step", "launches")
+    )
     parts = {
-        "LOSS": f"{where(loss)}\n\n{loss_part(loss)}",
+        "GAINS": gains_part(loss["rows"], kept["rows"], steps["rows"], cached["rows"]),
+        "LOSS": f"{where(loss)}\n\n{loss_part(loss['rows'])}",
+        "LAUNCHES": table(("loss", "operations"), list(launches["rows"].items())),
         "PASSES": passes_part(loss),
-        "SCALING": f"{where(scaling)}\n\n{scaling_part(scaling)}",
-        "STEP": f"{where(steps)}\n\n{step_part(steps)}",
-        "CACHED": cached_part(),
+        "SCALING": f"{where(scaling)}\n\n{scaling_part(scaling['rows'])}",
+        "STEP": f"{where(steps)}\n\n{step_part(steps['rows'])}",
         "CACHED STEP": f"{where(cached)}\n\n{cached_step_part(cached)}",
-        "WEIGHTS": weights_part(),
-        "MASKS": masks_part(),
-        "SEEDS": seeds_part(),
-        "LAUNCHES": table(("loss", "operations"), list(load("launches_cpu")["rows"].items())),
-        "TERMS": terms_part(),
+        "CACHE STUDY": study_table("cache", "seconds, first seed", "seconds, later seeds", "late step, ms"),
+        "DEMO STUDY": study_table("demo"),
+        "WEIGHT STUDY": study_table("weights", "ratio asked for", "mean ratio"),
+        "PART STUDY": study_table("parts"),
+        "TERM STUDY": study_table("terms", "mean ratio"),
     }
+    page = (ROOT / "benchmarks" / "page.md").read_text()
     for name, text in parts.items():
         page = page.replace(f"<!-- {name} -->", text)
     return page
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args(arguments)
+def main() -> None:
     (ROOT / "docs" / "benchmarks.md").write_text(build())
     print("written: docs/benchmarks.md")
 

@@ -1,124 +1,61 @@
-"""The parts of docs/benchmarks.md that say what students score."""
+"""Tables of what students score."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from report_tables import load, table
+from measure import load
+from studies import STUDIES
 
-STAGES = {
-    ("detection", "alone"): "alone",
-    ("detection", "distilled"): "FreeKD and MSE",
-    ("detection", "combined"): "FreeKD, MSE and binary KD",
-    ("segmentation", "alone"): "alone",
-    ("segmentation", "distilled"): "FreeKD",
-    ("segmentation", "combined"): "FreeKD and CWD",
+UNIT = {"detection": "box AP", "segmentation": "mIoU"}
+Runs = Sequence[dict[str, Any]]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table in Markdown."""
+    first, *others = (f"| {' | '.join(map(str, line))} |" for line in (head, *rows))
+    return "\n".join((first, "|" + "---|" * len(head), *others))
+
+
+def metrics(runs: Runs) -> list[float]:
+    """Return the metrics, an mIoU in percent as a fraction."""
+    return [run["metric"] / (100 if run["metric"] > 1 else 1) for run in runs]
+
+
+def mean_ratio(runs: Runs) -> str:
+    found = [run["mean_ratio"] for run in runs if run.get("mean_ratio") is not None]
+    return f"{statistics.mean(found):.2f}" if found else ""
+
+
+COLUMNS: dict[str, Callable[[Runs], str]] = {
+    "ratio asked for": lambda runs: f"{runs[0]['ratio']:g}" if runs[0].get("ratio") else "",
+    "mean ratio": mean_ratio,
+    "seconds, first seed": lambda runs: f"{runs[0]['seconds']:.0f}",
+    "seconds, later seeds": lambda runs: f"{statistics.mean([run['seconds'] for run in runs[1:]]):.0f}",
+    "late step, ms": lambda runs: f"{1e3 * statistics.median(run['late_step'] for run in runs):.0f}",
 }
-WORDS = {
-    "alone": "none: student alone",
-    "mse": "MSE",
-    "freekd_neck": "FreeKD",
-    "freekd-mse": "FreeKD (share 1) and MSE",
-    "freekd-mse+binary-kd_logits": "FreeKD (1), MSE and binary KD (0.5)",
-}
 
 
-def cached_part() -> str:
+def study_table(study: str, *columns: str) -> str:
+    """Return a study's table: a line for each variant and ratio, in the order of `studies.py`."""
+    found: dict[tuple[str, int, float], list[dict[str, Any]]] = {}
+    for run in load(f"study_{study}"):
+        place = list(STUDIES[study].variants[run["task"]]).index(run["variant"])
+        found.setdefault((run["task"], place, run.get("ratio") or 0.0), []).append(run)
     lines = []
-    for task, unit, scale in (("detection", "box AP", 1.0), ("segmentation", "mIoU", 0.01)):
-        for column in ("alone", "uncached", "1", "4", "16"):
-            runs = [run for run in load(f"cached_teacher_{task}") or [] if run["column"] == column]
-            if not runs:
-                continue
-            runs.sort(key=lambda run: run["seed"])
-            values = [run["metric"] * scale for run in runs]
-            label = {"alone": "student alone", "uncached": "teacher runs"}.get(column, f"cached, K = {column}")
-            seconds = [run["seconds"] for run in runs]
-            lines.append(
-                (
-                    task,
-                    label,
-                    f"{statistics.mean(values):.3f} {unit} ({min(values):.3f} to {max(values):.3f}, {len(values)} seeds)",
-                    f"{seconds[0]:.0f}",
-                    f"{statistics.mean(seconds[1:]):.0f}" if len(seconds) > 1 else "",
-                    f"{1e3 * statistics.median(run['late_step'] for run in runs):.0f}",
-                )
+    for (task, _, _), runs in sorted(found.items()):
+        runs.sort(key=lambda run: run["seed"])
+        values = metrics(runs)
+        lines.append(
+            (
+                task,
+                runs[0]["variant"],
+                f"{statistics.mean(values):.3f} {UNIT[task]}",
+                ", ".join(f"{value:.3f}" for value in values),
+                *(COLUMNS[name](runs) for name in columns),
             )
-    head = ("sample", "teacher", "`val` metric", "seconds, first seed", "seconds, later seeds", "late step, ms")
-    return table(head, lines)
-
-
-def weights_part() -> str:
-    lines = []
-    for task, unit, scale in (("detection", "box AP", 1.0), ("segmentation", "mIoU", 0.01)):
-        found: dict[tuple[str, float], list[dict[str, Any]]] = {}
-        for run in load(f"weight_study_{task}") or []:
-            found.setdefault((run["term"], run["share"]), []).append(run)
-        for (term, share), runs in found.items():
-            values = [run["metric"] * scale for run in sorted(runs, key=lambda run: run["seed"])]
-            late = [run["mean_share"] for run in runs if run.get("mean_share") is not None]
-            lines.append(
-                (
-                    task,
-                    WORDS.get(term, term.split("_")[0]),
-                    f"{share:g}" if late else "",
-                    f"{statistics.mean(late):.1f}" if late else "",
-                    f"{statistics.mean(values):.3f} {unit}",
-                    ", ".join(f"{value:.3f}" for value in values),
-                )
-            )
-    lines.sort(key=lambda line: (line[0], line[1], float(line[2] or 0)))
-    return table(("sample", "terms", "share asked for", "mean share", "held-out metric", "by seed"), lines)
-
-
-def masks_part() -> str:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for run in load("mask_study"):
-        found.setdefault(run["term"], []).append(run)
-    lines = []
-    for variant, runs in found.items():
-        values = [run["metric"] for run in sorted(runs, key=lambda run: run["seed"])]
-        each = ", ".join(f"{value:.3f}" for value in values)
-        lines.append((variant, f"{statistics.mean(values):.3f} box AP", each))
-    return table(("FreeKD", "held-out metric", "by seed"), lines)
-
-
-def seeds_part() -> str:
-    found: dict[tuple[str, str], list[float]] = {}
-    for run in load("demo_seeds"):
-        found.setdefault((run["task"], run["stage"]), []).append(run["metric"])
-    units = dict(detection="box AP", segmentation="mIoU")
-    lines = [
-        (
-            task,
-            STAGES[task, stage],
-            f"{statistics.mean(values):.3f} {units[task]}",
-            ", ".join(f"{value:.3f}" for value in values),
         )
-        for (task, stage), values in found.items()
-    ]
-    return table(("sample", "student", "`val` metric, mean", "by seed"), lines)
-
-
-def terms_part() -> str:
-    lines = []
-    for task, unit, scale in (("detection", "box AP", 1.0), ("segmentation", "mIoU", 0.01)):
-        found: dict[str, list[dict[str, Any]]] = {}
-        for run in load(f"term_selection_{task}") or []:
-            found.setdefault(run["term"], []).append(run)
-        order = sorted(found.items(), key=lambda item: -statistics.mean(run["metric"] for run in item[1]))
-        for term, runs in order:
-            label = {"none": "none: FreeKD alone", "alone": "neither: student alone"}.get(term, term.split("_")[0])
-            values = [run["metric"] * scale for run in runs]
-            shares = [run["mean_share"] for run in runs if run.get("mean_share") is not None]
-            lines.append(
-                (
-                    task,
-                    label,
-                    f"{statistics.mean(values):.3f} {unit}",
-                    ", ".join(f"{value:.3f}" for value in values),
-                    f"{statistics.mean(shares):.2f}" if shares else "",
-                )
-            )
-    return table(("sample", "term beside FreeKD", "held-out metric", "by seed", "mean share"), lines)
+    judged = "held-out metric" if STUDIES[study].held_out else "`val` metric"
+    return table(("sample", "student", f"{judged}, mean", "by seed", *columns), lines)

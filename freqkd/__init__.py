@@ -1,11 +1,11 @@
 """Frequency-domain knowledge distillation for detectors and segmenters.
 
-Importing the package imports nothing heavy: public names are fetched from their modules on first use. Every loss stands in
-`freqkd.losses`; the best known ones also here.
+Importing the package imports nothing heavy: public names are fetched from their modules on first use, those of
+every loss from `freqkd.losses`.
 
 >>> import freqkd
 >>> freqkd.wavedec2.__module__
-'freqkd.wavelets'
+'freqkd.losses.freekd.wavelets'
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "wavelets": ("Subbands", "wavedec2", "waverec2"),
-    "prompts": ("FrequencyPrompt", "jaccard_overlap", "dice_overlap", "mask_deviation"),
-    "relation": ("ChannelGate", "channel_relation", "relation_weights"),
     "taps": ("FeatureTap", "FeatureEdit"),
     "align": ("ConvAlign", "ResizeAlign"),
-    "losses": ("FreeKDLoss", "freekd_loss", "MSELoss", "mse_loss", "PKDLoss", "pkd_loss", "CWDLoss", "LogitLoss"),
-    "distillers": ("Distiller", "DistillTerm", "PromptTuner", "Teacher"),
+    "models": ("Distiller", "DistillTerm", "PromptTuner"),
+    "teacher": ("CachedTeacher", "Teacher"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'freqkd' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"freqkd.{_HOME[name]}"), name)
+    if name in _HOME:
+        return getattr(importlib.import_module(f"freqkd.{_HOME[name]}"), name)
+    if not name.startswith("_"):
+        losses = importlib.import_module("freqkd.losses")
+        if name in losses.__all__:
+            return getattr(losses, name)
+    raise AttributeError(f"module 'freqkd' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *_HOME, *importlib.import_module("freqkd.losses").__all__])

@@ -1,4 +1,4 @@
-"""`python -m freqkd check`: check an environment; every fault comes with its cure."""
+"""`python -m freqkd check`: check an environment, and print the fix of every fault."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from freqkd import __version__, environment
+from freqkd import __version__
+from freqkd.utils import environment
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 where no fault was found, else 1 (2 for wrong arguments)."""
+    """Run the command line; return the exit code: 0 without a fault, else 1 (2 for wrong arguments)."""
     parser = argparse.ArgumentParser(prog="python -m freqkd", description=__doc__)
     parser.add_argument("--version", action="version", version=f"freqkd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="check this environment and name each fault with its cure")
+    check = commands.add_parser("check", help="check this environment, and print the fix of every fault")
     folder = Path("work_dirs")
-    check.add_argument("--work-dir", type=Path, default=folder, help="where results are to go (default: %(default)s)")
+    check.add_argument("--work-dir", type=Path, default=folder, help="folder of the results (default: %(default)s)")
     options = parser.parse_args(arguments)
     findings = environment.inspect(options.work_dir)
     for finding in findings:
         print(finding)
     faults = sum(finding.status == "fault" for finding in findings)
-    print(f"{faults} fault{'s' * (faults > 1)} found: each line names its cure." if faults else "No fault found.")
+    print(f"{faults} fault{'s' * (faults > 1)} found, each with its fix." if faults else "No fault found.")
     return 1 if faults else 0
 
 

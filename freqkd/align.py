@@ -1,4 +1,4 @@
-"""Aligns: bring student maps to the teacher's channels and both to one size, before a loss compares them."""
+"""Aligns: layers that bring student maps to the teacher's channels, and both to one size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqkd.checks import WIDEST, as_maps, check_choice, check_same_shape, check_whole, upcast
+from freqkd.utils.checks import WIDEST, as_maps, check_choice, check_same_shape, check_whole, upcast
+
+__all__ = ["ConvAlign", "ResizeAlign"]
 
 RESIZE_CHOICES = ("teacher", "student")
 DEEPEST = 2**6  # pyramid levels
@@ -24,7 +26,7 @@ def resize_pair(student: Tensor, teacher: Tensor, resize: str | None) -> tuple[T
         resize: whose size both end with, "teacher" or "student"; None leaves them as they are.
 
     Raises:
-        ValueError: `resize` is another word.
+        ValueError: `resize` is unknown.
 
     Example:
         >>> import torch
@@ -127,11 +129,13 @@ class ConvAlign(LevelAlign):
         check_whole("kernel_size", kernel_size, 1, most=99)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, so that maps keep their size, got {kernel_size}")
-        ours = per_level("student_channels", student_channels, num_levels)
-        theirs = per_level("teacher_channels", teacher_channels, num_levels)
+        student_widths = per_level("student_channels", student_channels, num_levels)
+        teacher_widths = per_level("teacher_channels", teacher_channels, num_levels)
         padding = kernel_size // 2
-        super().__init__((nn.Conv2d(a, b, kernel_size, padding=padding) for a, b in zip(ours, theirs)), resize)
-        self.channels = list(zip(ours, theirs))
+        super().__init__(
+            (nn.Conv2d(a, b, kernel_size, padding=padding) for a, b in zip(student_widths, teacher_widths)), resize
+        )
+        self.channels = list(zip(student_widths, teacher_widths))
 
     def check_level(self, index: int, student: Tensor, teacher: Tensor) -> None:
         """Raise ValueError where the maps of a level have other channels than the convolution."""
@@ -153,7 +157,7 @@ class ResizeAlign(nn.Module):
         student_feats, teacher_feats: maps (N, C, H, W) of equal channels, or one map. Output: two lists of maps.
 
     Raises:
-        ValueError: `resize` is another word, or maps differ in channels or batch size.
+        ValueError: `resize` is unknown, or maps differ in channels or batch size.
 
     Config::
 
@@ -176,28 +180,6 @@ class ResizeAlign(nn.Module):
         pairs = [resize_pair(*pair, self.resize) for pair in as_maps(student_feats, teacher_feats)]
         for index, (student, teacher) in enumerate(pairs):
             check_same_shape(student, teacher, f"features of level {index}, resized,")
-        return [student for student, _ in pairs], [teacher for _, teacher in pairs]
-
-
-class IdentityAlign(nn.Module):
-    """Pass the maps on as two lists of one length: the default, for networks that already agree.
-
-    Shapes are left to the loss: some compare maps of different channels or sizes.
-
-    Config::
-
-        dict(type='freqkd.IdentityAlign')
-
-    Example:
-        >>> import torch
-        >>> students, teachers = IdentityAlign()(torch.ones(1, 2, 4, 4), torch.ones(1, 2, 4, 4))
-        >>> len(students), len(teachers)
-        (1, 1)
-    """
-
-    def forward(self, student_feats: Maps, teacher_feats: Maps) -> tuple[list[Tensor], list[Tensor]]:
-        """Return both as lists."""
-        pairs = as_maps(student_feats, teacher_feats)
         return [student for student, _ in pairs], [teacher for _, teacher in pairs]
 
 

@@ -1,71 +1,57 @@
-"""Everything a config may name as `freqkd.X`. The mathematics knows nothing of registries, so it is entered here."""
+"""Registration of everything that a config may name as `freqkd.X`.
+
+A class is registered by where it stands: every `...Loss` of `freqkd.losses`, every align, every adapter, hook and data set of
+their packages, and the models. The mathematics itself knows no registry.
+"""
 
 from __future__ import annotations
 
-from freqkd.adapters.boxes import GroundTruthBoxes
-from freqkd.adapters.cross_head import CrossHead
-from freqkd.adapters.dense import DenseLogits
-from freqkd.adapters.distribution import BCKDTargets, LDTargets
-from freqkd.adapters.proposals import ProposalLogits
-from freqkd.adapters.queries import QueryLogits
-from freqkd.adapters.segmentation import SegLogits
-from freqkd.align import ConvAlign, IdentityAlign, ResizeAlign
-from freqkd.datasets.views import FixedViews
-from freqkd.distillers.distiller import Distiller
-from freqkd.distillers.prompt_tuner import PromptTuner
-from freqkd.distillers.terms import DistillTerm
-from freqkd.hooks.checkpoint import CheckpointHook
-from freqkd.hooks.masks import MaskHook
-from freqkd.hooks.memory_format import ChannelsLastHook
-from freqkd.hooks.non_finite import NonFiniteHook
-from freqkd.hooks.progress import ProgressHook
-from freqkd.hooks.prompts import PromptFileHook, PromptStatisticsHook
-from freqkd.losses import (
-    ATLoss,
-    BCKDLoss,
-    CrossKDBoxLoss,
-    CrossKDLoss,
-    CWDLoss,
-    FGDLoss,
-    FreeKDLoss,
-    L2Loss,
-    LDLoss,
-    LogitLoss,
-    MGDLoss,
-    MLKDLoss,
-    MSELoss,
-    PKDLoss,
-)
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+
+from mmengine.hooks import Hook
+from mmengine.registry import Registry
+from torch import nn
+from torch.utils.data import Dataset
+
+from freqkd import adapters, align, datasets, hooks, losses, models
 from freqkd.registry import DATASETS, HOOKS, MODELS
 
-ADAPTERS = (SegLogits, DenseLogits, LDTargets, BCKDTargets, CrossHead, ProposalLogits, QueryLogits, GroundTruthBoxes)
-MODEL_PARTS = (Distiller, PromptTuner, DistillTerm, ConvAlign, IdentityAlign, ResizeAlign)
-LOSSES = (
-    FreeKDLoss,
-    MSELoss,
-    L2Loss,
-    PKDLoss,
-    CWDLoss,
-    LogitLoss,
-    LDLoss,
-    BCKDLoss,
-    CrossKDLoss,
-    CrossKDBoxLoss,
-    MLKDLoss,
-    ATLoss,
-    MGDLoss,
-    FGDLoss,
-)
-for part in (*MODEL_PARTS, *ADAPTERS, *LOSSES):
-    MODELS.register_module(module=part)
-for hook in (
-    ChannelsLastHook,
-    CheckpointHook,
-    MaskHook,
-    NonFiniteHook,
-    ProgressHook,
-    PromptFileHook,
-    PromptStatisticsHook,
-):
-    HOOKS.register_module(module=hook)
-DATASETS.register_module(module=FixedViews)
+
+def classes_of(package: ModuleType, kind: type) -> Iterator[type]:
+    """Yield the public subclasses of `kind` that a module, or the modules of a package, define.
+
+    >>> [one.__name__ for one in classes_of(align, nn.Module)]
+    ['ConvAlign', 'ResizeAlign']
+    """
+    modules = [package]
+    if hasattr(package, "__path__"):
+        found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        modules = [importlib.import_module(module.name) for module in found]
+    for module in modules:
+        for name in getattr(module, "__all__", vars(module)):
+            one = getattr(module, name)
+            own = (
+                inspect.isclass(one) and issubclass(one, kind) and one is not kind and one.__module__ == module.__name__
+            )
+            if own and not name.startswith("_"):
+                yield one
+
+
+def register(registry: Registry, package: ModuleType, kind: type, ending: str = "") -> None:
+    """Enter the classes of a package in a registry, those whose names end so."""
+    for one in classes_of(package, kind):
+        if one.__name__.endswith(ending):
+            registry.register_module(module=one)
+
+
+register(MODELS, losses, nn.Module, "Loss")
+register(MODELS, align, nn.Module)
+for model in (models.Distiller, models.PromptTuner, models.DistillTerm):
+    MODELS.register_module(module=model)
+register(MODELS, adapters, adapters.HeadAdapter)
+register(HOOKS, hooks, Hook)
+register(DATASETS, datasets, Dataset)

@@ -7,7 +7,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
-from freqkd.compat import patch_config_scopes
+from freqkd.utils.compat import patch_config_scopes
 
 patch_config_scopes()
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="freqkd", locations=["freqkd.plugins"])

@@ -1,4 +1,4 @@
-"""Observe what modules return (`FeatureTap`) or are called with (`InputTap`), or replace what they return (`FeatureEdit`).
+"""Taps: recording what modules return (`FeatureTap`) or take (`InputTap`), and replacing what they return (`FeatureEdit`).
 
 Each lasts as long as a `with` block.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqkd.checks import nearest
+from freqkd.utils.checks import nearest
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module:
@@ -133,7 +133,7 @@ class FeatureTap(_Hooks):
 class InputTap(_Hooks):
     """Record the positional arguments of modules' calls while the `with` block lasts.
 
-    For what is no module's output: sampled proposals, assigned labels. `tap[path]` is a list with the tuple of arguments
+    For what no module returns: sampled proposals, assigned labels. `tap[path]` is a list with the tuple of arguments
     of each call; a module that did not run gives an empty list.
 
     Args:

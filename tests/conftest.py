@@ -15,7 +15,7 @@ import torch
 
 torch.set_num_threads(1)  # maps are tiny: threads would only wait for one another
 # Fixtures that train, start processes, or build whole networks: what asks for one is left out of `make test-fast`.
-SLOW_FIXTURES = {"tool", "trained", "child", "teachers", "small", "toy", "other_processes", "compiler"}
+SLOW_FIXTURES = {"own_networks", "tool", "trained", "child", "teachers", "small", "toy", "other_processes", "compiler"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -96,20 +96,20 @@ def saved_sizes() -> Callable[[Callable[[], object]], list[int]]:
 ROOT = Path(__file__).resolve().parent.parent
 CHAINS = {
     "detection": {
-        "teacher": "configs/blood_cells/retinanet_r18w48_b8-36e_blood-cells.py",
-        "student": "configs/blood_cells/retinanet_r18w16_b8-12e_blood-cells.py",
-        "prompts": "configs/blood_cells/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
-        "distill": "configs/blood_cells/freekd_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+        "teacher": "configs/baselines/retinanet_r18w48_b8-36e_blood-cells.py",
+        "student": "configs/baselines/retinanet_r18w16_b8-12e_blood-cells.py",
+        "prompts": "configs/freekd/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
+        "distill": "configs/freekd/freekd_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
         "weights": "data/teachers/blood-cells_retinanet-r18w48.pth",
         "steps": "train_cfg = dict(max_epochs=1, val_interval=1)",
         "data": "train_dataloader = dict(batch_size=2, dataset=dict(indices={images}))",
         "network": "test_cfg=dict(score_thr=0.0, max_per_img=20)",
     },
     "segmentation": {
-        "teacher": "configs/road_scenes/semantic-fpn_r18w48_b8-1200i_road-scenes.py",
-        "student": "configs/road_scenes/semantic-fpn_r18w16_b8-300i_road-scenes.py",
-        "prompts": "configs/road_scenes/prompts_neck_semantic-fpn-r18w48_b8-80i_road-scenes.py",
-        "distill": "configs/road_scenes/freekd_neck_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
+        "teacher": "configs/baselines/semantic-fpn_r18w48_b8-1200i_road-scenes.py",
+        "student": "configs/baselines/semantic-fpn_r18w16_b8-300i_road-scenes.py",
+        "prompts": "configs/freekd/prompts_neck_semantic-fpn-r18w48_b8-80i_road-scenes.py",
+        "distill": "configs/freekd/freekd_neck_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
         "weights": "data/teachers/road-scenes_semantic-fpn-r18w48.pth",
         "steps": "train_cfg = dict(max_iters={iterations}, val_interval=100)",
         "data": "train_dataloader = dict(batch_size=2)",
@@ -153,7 +153,7 @@ def tool() -> Iterator[Callable[..., int]]:
 
     from yapf.yapflib import yapf_api
 
-    from freqkd.cli import run_tool
+    from freqkd.apis.arguments import run_tool
 
     # A Runner formats its config eight times, which takes longer than the few steps of a test.
     format_code, formatted = yapf_api.FormatCode, {}
@@ -227,7 +227,7 @@ def trained(
         prompts = folder / "prompts" / "prompts.pth"
         more = (
             f"model = dict(student=dict({CHAINS[task]['network']}), terms=dict(loss_freekd=dict(prompts={str(prompts)!r}, "
-            "weight=dict(share=0.5, iters=4))))"
+            "weight=dict(ratio=0.5, iters=4))))"
         )
         second = tiny_config(folder / "distill.py", task, "distill", more)
         assert tool("train", second, "--work-dir", folder / "distill") == 0

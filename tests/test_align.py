@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from freqkd.align import ConvAlign, IdentityAlign, LevelAlign, ResizeAlign, resize_pair
+from freqkd.align import ConvAlign, LevelAlign, ResizeAlign
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +18,13 @@ def test_convolution_of_every_level() -> None:
     align = ConvAlign(student_channels=[2, 3], teacher_channels=4, num_levels=2)
     students = [torch.randn(1, 2, 8, 8), torch.randn(1, 3, 4, 4)]
     teachers = [torch.randn(1, 4, 8, 8), torch.randn(1, 4, 4, 4)]
-    ours, theirs = align(students, teachers)
+    aligned, kept = align(students, teachers)
     for index in range(2):
         weight, bias = align.layers[index].weight, align.layers[index].bias
         expected = torch.einsum("oc,nchw->nohw", weight[:, :, 0, 0], students[index]) + bias[:, None, None]
-        torch.testing.assert_close(ours[index], expected)
-        assert theirs[index] is teachers[index]
-    sum(x.sum() for x in ours).backward()
+        torch.testing.assert_close(aligned[index], expected)
+        assert kept[index] is teachers[index]
+    sum(x.sum() for x in aligned).backward()
     assert all(p.grad is not None for p in align.parameters())
     wide = ConvAlign(2, 4, kernel_size=3)
     assert wide(students[0], teachers[0])[0][0].shape == teachers[0].shape
@@ -34,34 +34,27 @@ def test_convolution_of_every_level() -> None:
 def test_sizes(resize: str) -> None:
     small, large = torch.randn(1, 2, 5, 7), torch.randn(1, 2, 10, 13)
     for student, teacher in ((small, large), (large, small), (small, small + 1)):
-        ours, theirs = ResizeAlign(resize)([student], [teacher])
+        students, teachers = ResizeAlign(resize)([student], [teacher])
         size = (teacher if resize == "teacher" else student).shape[-2:]
-        torch.testing.assert_close(ours[0], F.interpolate(student, size, mode="bilinear", align_corners=False))
-        torch.testing.assert_close(theirs[0], F.interpolate(teacher, size, mode="bilinear", align_corners=False))
-    ours, theirs = ConvAlign(2, 4, resize=resize)(small, torch.randn(1, 4, 10, 13))
-    assert ours[0].shape == theirs[0].shape == ((1, 4, 10, 13) if resize == "teacher" else (1, 4, 5, 7))
-
-
-def test_identity_passes_maps_on() -> None:
-    student, teacher = torch.randn(1, 2, 4, 4), torch.randn(1, 3, 8, 8)
-    ours, theirs = IdentityAlign()(student, [teacher])
-    assert ours[0] is student
-    assert theirs[0] is teacher
-    assert resize_pair(student, teacher, None) == (student, teacher)
+        torch.testing.assert_close(students[0], F.interpolate(student, size, mode="bilinear", align_corners=False))
+        torch.testing.assert_close(teachers[0], F.interpolate(teacher, size, mode="bilinear", align_corners=False))
+    students, teachers = ConvAlign(2, 4, resize=resize)(small, torch.randn(1, 4, 10, 13))
+    assert students[0].shape == teachers[0].shape == ((1, 4, 10, 13) if resize == "teacher" else (1, 4, 5, 7))
 
 
 def test_any_layer_may_align() -> None:
-    align = LevelAlign([torch.nn.PixelUnshuffle(2)])
-    ours, _ = align([torch.randn(1, 2, 8, 8)], [torch.randn(1, 8, 4, 4)])
-    assert ours[0].shape == (1, 8, 4, 4)
+    student, teacher = torch.randn(1, 2, 8, 8), torch.randn(1, 8, 4, 4)
+    students, teachers = LevelAlign([torch.nn.PixelUnshuffle(2)])([student], [teacher])
+    assert torch.equal(students[0], F.pixel_unshuffle(student, 2))
+    assert teachers[0] is teacher
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype: torch.dtype) -> None:
     align = ConvAlign(2, 4, resize="teacher")
     with torch.autocast("cpu", dtype=dtype):
-        ours, _ = align(torch.randn(1, 2, 4, 4), torch.randn(1, 4, 9, 9).to(dtype))
-    ours[0].float().sum().backward()
+        students, _ = align(torch.randn(1, 2, 4, 4), torch.randn(1, 4, 9, 9).to(dtype))
+    students[0].float().sum().backward()
     assert align.layers[0].weight.grad.isfinite().all()
 
 

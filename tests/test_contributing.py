@@ -1,9 +1,10 @@
-"""The guides' code runs as it stands, and does what the guides say."""
+"""The guides do what they say: their files are added to a copy of the repository and tested there, their code is run."""
 
-import copy
-import doctest
-import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,66 +13,121 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "CONTRIBUTING.md"
 OWN_DATA = ROOT / "docs" / "own-data.md"
+PAGES = [GUIDE, *sorted((ROOT / "docs").glob("*.md"))]
+COPIED = ("freqkd", "configs", "docs", "tests", "tools", "pyproject.toml", "CONTRIBUTING.md")
 
 
 def blocks(page):
     return re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
 
 
+def section(title):
+    """The text of a section of the guide."""
+    return re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", GUIDE.read_text(), re.M | re.S)[1]
+
+
+def steps(title):
+    """The file that each step of a section adds or extends, and the code that it gives for it."""
+    return dict(re.findall(r"^\*\*\d\. `([^`]+)`\*\*.*?^```\w+\n(.*?)```", section(title), re.M | re.S))
+
+
+def names_of_tests(files):
+    """The names by which pytest reports the tests in a guide's files."""
+    return [f"{name}::{test}" for name, code in files.items() for test in re.findall(r"^def (test_\w+)", code, re.M)]
+
+
+# ---- the guides to new files ----------------------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="module")
-def guide(tmp_path_factory):
-    """Make the loss's file of the first block, import it, and run the other blocks on its names."""
-    from freqkd.registry import MODELS
-
-    first, *others = blocks(GUIDE)
-    file = tmp_path_factory.mktemp("losses") / "cosine.py"
-    file.write_text(first)
-    spec = importlib.util.spec_from_file_location("guide_cosine", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    names = dict(vars(module), module=module)
-    for block in others:
-        exec(compile(block, str(GUIDE), "exec"), names)
-    yield names
-    MODELS.module_dict.pop("CosineLoss", None)
-
-
-def test_the_guides_doctest_and_test_pass(guide):
-    found = doctest.testmod(guide["module"])
-    assert (found.attempted, found.failed) == (2, 0)
-    guide["test_cosine_by_hand"]()
-
-
-def test_the_guides_loss_trains_as_a_term_of_a_config(guide):
-    from freqkd.registry import MODELS
-
-    term = MODELS.build(copy.deepcopy(guide["term"]))
-    for layer in term.align.layers:  # the student's channels twice over
-        torch.nn.init.zeros_(layer.bias)
-        layer.weight.data.copy_(torch.eye(8).repeat(2, 1)[:, :, None, None])
-    torch.manual_seed(0)
-    student = [torch.randn(2, 8, 5, 7, requires_grad=True), torch.randn(2, 8, 3, 4, requires_grad=True)]
-    doubled = [feature.detach().repeat(1, 2, 1, 1) for feature in student]
-    assert term(student, [3 * feature for feature in doubled]).item() == pytest.approx(0, abs=1e-5)
-    loss = term(student, [-doubled[0], torch.cat((doubled[1][:, :8], -doubled[1][:, 8:]), 1)])
-    assert loss.item() == pytest.approx(2 + 1, abs=1e-5)  # opposite on the first level, orthogonal on the second
-    loss.backward()
-    assert all(layer.weight.grad.abs().sum() > 0 for layer in term.align.layers[1:])
-    assert term.weight.share == 0.5
-    twice = MODELS.build(dict(type="freqkd.CosineLoss", loss_weight=2.0))
-    assert twice(doubled, [-feature for feature in doubled]).item() == pytest.approx(8, abs=1e-5)
+def contributed(tmp_path_factory, other_processes):
+    """The tests that pass in a copy of the repository with the files of both guides and no other change."""
+    copy = tmp_path_factory.mktemp("repository")
+    for name in COPIED:
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, copy / name)
+    (copy / "data").symlink_to(ROOT / "data")
+    files = [*steps("Add a loss").items(), *steps("Add a head adapter").items()]
+    for name, code in files:
+        path = copy / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(path.read_text() + code if path.suffix == ".md" else code)
+    given = [name for name, _ in files if name.startswith(("freqkd", "tests"))]
+    given += ["tests/test_configs.py", "tests/adapters/test_sample_configs.py", "tests/test_contributing.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rp", "-k", "cosine or objectness or has_a_row", *given],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return re.findall(r"^PASSED (\S+)", done.stdout, re.M)
 
 
-def test_the_guides_loss_names_what_does_not_fit(guide):
-    with pytest.raises(ValueError, match="add an align"):
-        guide["cosine_loss"](torch.ones(1, 2, 3, 3), torch.ones(1, 4, 3, 3))
+def test_a_loss_is_four_files(contributed):
+    files = steps("Add a loss")
+    loss, test, config, page = files
+    trained = f"tests/adapters/test_sample_configs.py::test_a_sample_config_trains[{Path(config).stem}]"
+    assert {f"{loss}::freqkd.losses.cosine.cosine_loss", trained, *names_of_tests(files)} <= set(contributed)
+    assert len(names_of_tests({test: files[test]})) == 2
+    assert (ROOT / page).exists()
 
 
-def test_the_guides_changes_of_the_formula_are_one_line_each():
+def test_a_head_adapter_is_three_files(contributed):
+    files = steps("Add a head adapter")
+    adapter, test, page = files
+    assert set(names_of_tests(files)) <= set(contributed)
+    assert len(names_of_tests({test: files[test]})) == 2
+    assert adapter.startswith("freqkd/adapters/")
+    assert (ROOT / page).exists()
+
+
+def test_every_loss_and_adapter_has_a_row():
+    from torch import nn
+
+    from freqkd import adapters, losses
+    from freqkd.plugins import classes_of
+
+    names = {kind.__name__ for kind in classes_of(losses, nn.Module) if kind.__name__.endswith("Loss")}
+    names |= {kind.__name__ for kind in classes_of(adapters, adapters.HeadAdapter)}
+    pages = "\n".join((ROOT / "docs" / page).read_text() for page in ("methods.md", "logit-methods.md"))
+    in_rows = {name for row in re.findall(r"^\|.*", pages, re.M) for name in re.findall(r"`(\w+)", row)}
+    assert len(names) >= 20
+    assert not names - in_rows
+
+
+def test_the_table_of_packages_is_the_order_of_the_import_rules():
+    rules = re.search(r'type = "layers"\nlayers = \[(.*?)\n\]', (ROOT / "pyproject.toml").read_text(), re.S)[1]
+    modules = re.findall(r"freqkd[\w.]*", rules)
+    paths = [path for row in re.findall(r"^\| (`freqkd.*?) \|", GUIDE.read_text(), re.M) for path in row.split(", ")]
+    shown = [path.strip("`/").removesuffix(".py").replace("/", ".") for path in paths]
+    inner = [module for module in modules if module not in shown]  # layers inside freqkd/utils/
+    assert [module for module in modules if module in shown] == [name for name in shown if name != "freqkd.utils"]
+    assert all(module.startswith("freqkd.utils.") for module in inner)
+    homes = {path.name for path in (ROOT / "freqkd").iterdir() if (path / "__init__.py").exists()}
+    assert homes == {name.split(".")[1] for name in shown if (ROOT / name.replace(".", "/")).is_dir()}
+
+
+# ---- the other guides -----------------------------------------------------------------------------------------------
+
+
+def test_the_softening_is_one_class_and_changes_what_it_says():
+    from freqkd.losses import kd_loss
+
+    names = {}
+    (block,) = re.findall(r"```python\n(.*?)```", section("Add a softening"), re.S)
+    exec(compile(block, str(GUIDE), "exec"), names)
+    student, teacher = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[2.0, 0.0, 0.0]])
+    expected = kd_loss(student, 2 * teacher, tau=2.0)
+    torch.testing.assert_close(names["sharp"](student, teacher), expected)
+    assert not torch.isclose(expected, kd_loss(student, teacher, tau=2.0))
+
+
+def test_the_changes_of_freekds_formula_are_one_line_each():
     """Both diffs are applied to the file, which then has the norm and the combination."""
-    file = ROOT / "freqkd/losses/frequency.py"
+    file = ROOT / "freqkd/losses/freekd/loss.py"
     text = file.read_text()
-    diffs = re.findall(r"```diff\n(.*?)```", GUIDE.read_text(), re.S)
+    diffs = re.findall(r"```diff\n(.*?)```", section("Change FreeKD's formula"), re.S)
     assert len(diffs) == 2
     for diff in diffs:
         lines = diff.splitlines()[2:]
@@ -93,31 +149,16 @@ def test_the_guides_changes_of_the_formula_are_one_line_each():
     assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_guides_softening_is_one_class_and_changes_what_it_says(guide):
-    from freqkd.losses import kd_loss
-
-    student, teacher = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[2.0, 0.0, 0.0]])
-    expected = kd_loss(student, 2 * teacher, tau=2.0)
-    torch.testing.assert_close(guide["sharp"](student, teacher), expected)
-    assert not torch.isclose(expected, kd_loss(student, teacher, tau=2.0))
-
-
-def test_the_guide_has_four_steps_and_names_files_that_exist():
-    text = GUIDE.read_text()
-    assert [line[2:4] for line in text.splitlines() if re.match(r"\*\*\d\.", line)] == ["1.", "2.", "3.", "4."]
-    named = [name for name in re.findall(r"`((?:freqkd|tests|docs)/[\w/.]+)`", text) if "cosine" not in name]
-    assert {"freqkd/plugins.py", "freqkd/losses/__init__.py", "freqkd/losses/softening.py"} <= set(named)
-    for name in [*named, "docs/methods.md", "CHANGELOG.md"]:
-        assert (ROOT / name).exists(), name
+# ---- docs/own-data.md -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def own_networks(tmp_path, monkeypatch):
     """The teacher and student that docs/own-data.md speaks of, small and untrained, in the current folder."""
-    from freqkd.compat import read_config
-    from freqkd.distillers.teacher import build_network
+    from freqkd.teacher.teacher import build_network
+    from freqkd.utils.compat import read_config
 
-    shipped = ROOT / "configs/blood_cells/retinanet_r18w16_b8-12e_blood-cells.py"
+    shipped = ROOT / "configs/baselines/retinanet_r18w16_b8-12e_blood-cells.py"
     samples = ROOT / "data/samples/blood_cells"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/samples").mkdir(parents=True)
@@ -128,70 +169,70 @@ def own_networks(tmp_path, monkeypatch):
             f"_base_ = [{str(shipped)!r}]\nmodel = dict({parts})\ntrain_dataloader = dict(batch_size=1)\n"
         )
     torch.manual_seed(0)
-    torch.save(
-        dict(state_dict=build_network(read_config("my_teacher.py").model, "mmdet").state_dict()), "my_teacher.pth"
-    )
+    weights = build_network(read_config("my_teacher.py").model, "mmdet").state_dict()
+    torch.save(dict(state_dict=weights), "my_teacher.pth")
 
 
 def test_the_configs_of_own_data_fit_one_another(own_networks):
     from mmengine.registry import DefaultScope
 
-    from freqkd.checkpoints import write_atomic
-    from freqkd.compat import read_config
-    from freqkd.preflight import check_model
+    from freqkd.apis.preflight import check_model
+    from freqkd.models.prompt_file import write_prompts
     from freqkd.registry import MODELS
+    from freqkd.utils.compat import read_config
 
-    for stage, config in zip(
-        ("prompts", "freekd"), [block for block in blocks(OWN_DATA) if "_base_" in block], strict=True
-    ):
+    configs = [block for block in blocks(OWN_DATA) if "_base_" in block]
+    for stage, config in zip(("prompts", "freekd"), configs, strict=True):
         Path(f"my_{stage}.py").write_text(config)
     prompts = read_config("my_prompts.py")
     check_model(prompts)
     with DefaultScope.overwrite_default_scope("mmdet"):
         tuner = MODELS.build(prompts.model)
-        tuner.prepare()
-    write_atomic(dict(state_dict=tuner.state_dict()), "work_dirs/my_prompts/prompts.pth")
+    write_prompts(tuner, "work_dirs/my_prompts/prompts.pth")
     check_model(read_config("my_freekd.py"))  # prompts of this teacher, taps, channels
+    (reader,) = (block for block in blocks(OWN_DATA) if "read_prompts" in block)
+    names = {}
+    exec(compile(reader, str(OWN_DATA), "exec"), names)
+    for prompt, trained in zip(names["distance"].prompts, tuner.prompts, strict=True):
+        torch.testing.assert_close(prompt.tokens, trained.tokens, rtol=0, atol=0)
 
 
-def test_the_listing_of_own_data_shows_what_fires(own_networks, capsys, fresh):
-    listing = next(block for block in blocks(OWN_DATA) if "named_modules" in block)
+def test_the_listing_of_own_data_shows_what_runs(own_networks, capsys, fresh):
+    (listing,) = (block for block in blocks(OWN_DATA) if "named_modules" in block)
     exec(compile(listing, str(OWN_DATA), "exec"), {})
     shown = capsys.readouterr().out.splitlines()
     assert "neck [(1, 128, 32, 40), (1, 128, 16, 20), (1, 128, 8, 10), (1, 128, 4, 5), (1, 128, 2, 3)]" in shown
     assert sum(line.startswith("bbox_head.retina_cls ") for line in shown) == 5
 
 
-def test_the_plain_loop_of_own_data_brings_the_student_nearer(tmp_path, monkeypatch):
-    from freqkd import FrequencyPrompt
-
-    monkeypatch.chdir(tmp_path)
-
-    loop, reader = [block for block in blocks(OWN_DATA) if "distance" in block]
-    torch.manual_seed(0)
-    names = {}
-    first = loop.replace("range(20)", "range(1)")
-    exec(compile(first, str(OWN_DATA), "exec"), names)
-    begin = names["loss"].item()
-    torch.manual_seed(0)
-    exec(compile(loop, str(OWN_DATA), "exec"), names)
-    assert names["loss"].item() < 0.7 * begin
-    exec(compile(reader, str(OWN_DATA), "exec"), names)
-    tokens = FrequencyPrompt(16).tokens.data
-    torch.save(dict(state_dict={"teacher_hash": torch.zeros(32), "prompts.0.tokens": tokens}), "prompts.pth")
-    names["load_prompts"](names["distance"], "prompts.pth")
-    torch.testing.assert_close(names["distance"].prompts[0].tokens.data, tokens)
+def test_the_plain_loop_of_own_data_brings_the_student_nearer():
+    (loop,) = (block for block in blocks(OWN_DATA) if "optimizer.step()" in block)
+    values = []
+    for text in (loop.replace("range(20)", "range(1)"), loop):
+        names = {}
+        torch.manual_seed(0)
+        exec(compile(text, str(OWN_DATA), "exec"), names)
+        values.append(names["loss"].item())
+    assert values[1] < 0.7 * values[0]
 
 
-@pytest.mark.parametrize("page", ["methods", "own-data", "design"])
-def test_pages_name_what_exists(page):
-    import freqkd
-    from freqkd import losses
+# ---- names and links ------------------------------------------------------------------------------------------------
 
-    text = (ROOT / "docs" / f"{page}.md").read_text()
-    for pattern in re.findall(r"`(configs/[^`]+)`", text):
-        assert list(ROOT.glob(pattern)), pattern
-    for link in re.findall(r"\]\(([\w/.-]+)\)", text):
-        assert (ROOT / "docs" / link).exists(), link
-    named = set(re.findall(r"`(\w+(?:_loss|Loss|Align))\b", text))
-    assert not [name for name in named if not hasattr(losses, name) and not hasattr(freqkd.align, name)]
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_names_what_exists(page):
+    import freqkd.plugins
+    from freqkd import align, losses, registry
+
+    text, added = page.read_text(), {**steps("Add a loss"), **steps("Add a head adapter")}
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    paths = set(re.findall(r"`((?:freqkd|tests|docs|tools|configs|data|benchmarks)/[\w/.*-]+)`", prose)) - set(added)
+    wrong = [path for path in paths if "METHOD" not in path and not list(ROOT.glob(path))]
+    wrong += [link for link in re.findall(r"\]\(([\w/.-]+)\)", prose) if not (page.parent / link).exists()]
+    registries = (registry.MODELS, registry.HOOKS, registry.DATASETS)
+    known = {*dir(losses), *dir(align), *(name for one in registries for name in one.module_dict)}
+    known |= set(re.findall(r"^(?:class|def) (\w+)", "\n".join(added.values()), re.M))
+    named = re.findall(r"\bfreqkd\.([A-Z]\w*[a-z]\w*)|`(\w+(?:_loss|Loss|Align))\b", text)
+    wrong += sorted({name for pair in named for name in pair if name} - known)
+    assert freqkd.plugins
+    assert not wrong

@@ -32,9 +32,9 @@ def results():
         teacher=dict(params=7e6, metric=0.5, seconds=None),
         prompts=dict(params=6e3, metric=0.49, seconds=30.0, masks=masks),
         alone=found,
-        distilled=dict(found, metric=0.45, terms=dict(loss_freekd=dict(gradient_share=0.5))),
+        distilled=dict(found, metric=0.45, terms=dict(loss_freekd=dict(gradient_ratio=0.5))),
         combined=dict(
-            found, metric=0.46, terms=dict(loss_freekd=dict(gradient_share=0.5), loss_logit=dict(gradient_share=0.4))
+            found, metric=0.46, terms=dict(loss_freekd=dict(gradient_ratio=0.5), loss_logit=dict(gradient_ratio=0.4))
         ),
     )
 
@@ -48,9 +48,9 @@ def test_a_good_run_passes_its_own_check(demo, results):
     [
         (("prompts", "masks", "after", "overlap"), 0.99, "overlap"),
         (("prompts", "masks", "after", "deviation"), 0.002, "flat"),
-        (("distilled", "terms", "loss_freekd", "gradient_share"), 0.05, "share"),
-        (("distilled", "terms", "loss_freekd", "gradient_share"), None, "share"),
-        (("combined", "terms", "loss_logit", "gradient_share"), 0.05, "loss_logit"),
+        (("distilled", "terms", "loss_freekd", "gradient_ratio"), 0.05, "ratio"),
+        (("distilled", "terms", "loss_freekd", "gradient_ratio"), None, "ratio"),
+        (("combined", "terms", "loss_logit", "gradient_ratio"), 0.05, "loss_logit"),
     ],
 )
 def test_a_run_that_shows_nothing_fails(demo, results, path, value, word):

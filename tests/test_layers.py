@@ -1,4 +1,4 @@
-"""Dependencies point down: the mathematics runs where nothing but torch is installed."""
+"""The mathematics runs where nothing but torch is installed; `make lint` checks the rules of imports in pyproject.toml."""
 
 import os
 import subprocess
@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCKED = ("mmengine", "mmdet", "mmseg", "mmcv", "cv2", "matplotlib", "rich", "pywt", "pytorch_wavelets", "pycocotools")
+BLOCKED = (
+    *("mmengine", "mmdet", "mmseg", "mmcv", "cv2", "matplotlib", "rich", "safetensors"),
+    *("pywt", "pytorch_wavelets", "pycocotools"),
+)
 ALONE = """
 import importlib, pkgutil, sys
 blocked = sys.argv[1].split(',')
@@ -19,10 +22,10 @@ class Block:
 sys.meta_path.insert(0, Block())
 import torch
 import freqkd, freqkd.losses
-names = ['checks', 'wavelets', 'prompts', 'relation', 'taps', 'align']
-names += ['losses.' + module.name for module in pkgutil.iter_modules(freqkd.losses.__path__)]
+names = ['freqkd.utils.checks', 'freqkd.taps', 'freqkd.align']
+names += [module.name for module in pkgutil.walk_packages(freqkd.losses.__path__, 'freqkd.losses.')]
 for name in names:
-    importlib.import_module('freqkd.' + name)
+    importlib.import_module(name)
 from freqkd.losses import FreeKDLoss
 torch.manual_seed(0)
 student = torch.randn(1, 4, 16, 16, requires_grad=True)
@@ -32,29 +35,9 @@ print(len(names), float(loss) > 0, float(student.grad.abs().sum()) > 0)
 """
 
 
-def run(*arguments, **changes):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+def run(*arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, env=environment)
-
-
-def test_the_import_rules_are_kept():
-    done = run(str(Path(sys.executable).parent / "lint-imports"), "--no-cache")
-    assert done.returncode == 0, done.stdout
-    assert "0 broken" in done.stdout
-
-
-def test_a_broken_import_rule_would_be_noticed(tmp_path):
-    text = (
-        (ROOT / "pyproject.toml")
-        .read_text()
-        .replace('forbidden_modules = ["mmdet", "mmseg", "mmcv"]', 'forbidden_modules = ["mmengine"]')
-    )
-    rules = text[text.index("[tool.importlinter]") :]
-    (tmp_path / "rules.toml").write_text(rules)
-    done = run(
-        str(Path(sys.executable).parent / "lint-imports"), "--no-cache", "--config", str(tmp_path / "rules.toml")
-    )
-    assert done.returncode == 1, done.stdout
 
 
 @pytest.mark.usefixtures("other_processes")
@@ -62,10 +45,11 @@ def test_the_mathematics_works_with_torch_alone():
     done = run(sys.executable, "-c", ALONE, ",".join(BLOCKED))
     assert done.returncode == 0, done.stderr
     count, *answers = done.stdout.split()
-    assert int(count) >= 6 + 10
+    assert int(count) >= 20
     assert answers == ["True", "True"]
 
 
+@pytest.mark.usefixtures("other_processes")
 @pytest.mark.parametrize("name", ["mmengine", "mmdet", "torch"])
 def test_the_package_itself_imports_nothing_heavy(name):
     done = run(sys.executable, "-c", f"import sys, freqkd; print({name!r} in sys.modules, freqkd.__version__)")

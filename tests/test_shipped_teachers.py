@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from freqkd.checkpoints import hash_weights, read_checkpoint, weights_of
+from freqkd.utils.checkpoints import hash_weights, read_checkpoint, weights_of
 
 ROOT = Path(__file__).resolve().parent.parent
 CARDS = sorted((ROOT / "data/teachers").glob("*.json"))

@@ -40,7 +40,7 @@ def test_a_shared_module_gives_one_output_per_call():
     with FeatureTap(model, ["head", "idle"]) as tap:
         outputs = model(X)
     assert [float(output[0, 0]) for output in tap["head"]] == [1.0, 2.0, 3.0]
-    assert all(ours is theirs for ours, theirs in zip(tap["head"], outputs, strict=True))
+    assert all(tapped is output for tapped, output in zip(tap["head"], outputs, strict=True))
     assert tap["idle"] == ()
 
 
@@ -64,7 +64,7 @@ def test_nothing_is_recorded_outside_the_block():
     assert not model.head._forward_hooks
 
 
-def test_entering_again_starts_anew():
+def test_entering_again_forgets_the_first_block():
     model = Shared()
     tap = FeatureTap(model, ["head"])
     for scale in (1, 5):
@@ -116,7 +116,7 @@ def test_a_change_in_place_is_detected():
 
 def test_maps_come_flat_call_after_call():
     with FeatureTap(nn.Sequential(Nest()), ["0"]) as tap:
-        assert flatten_maps(tap._modules["0"](X)) != []
+        tap._modules["0"](X)
         tap._modules["0"](10 * X)
     assert [float(x[0, 0]) for x in tap.maps("0")] == [1, 2, 3, 4, 10, 11, 12, 13]
 

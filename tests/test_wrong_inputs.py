@@ -1,4 +1,4 @@
-"""Wrong input to the tools ends in one clear line and exit code 1, and leaves nothing half-written behind."""
+"""Wrong input to the tools ends in one line and exit code 1, and leaves no unfinished file."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from freqkd.checkpoints import read_checkpoint, write_atomic
+from freqkd.utils.checkpoints import read_checkpoint, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "data/teachers/blood-cells_retinanet-r18w48.pth"
@@ -28,10 +28,11 @@ def refused(tool, tiny_config, prompts, tmp_path, capsys):
     """Return `refused(*words, kind=..., more=..., arguments=())`: a training that must fail; its one line names `words`."""
 
     def check(*words, task="detection", kind="distill", more="", arguments=(), config=None):
-        if kind == "distill" and "prompts=" not in more:
-            good = f"model = dict(terms=dict(loss_freekd=dict(prompts={str(prompts)!r})))"
-            more = f"{good}\n{more}" if "model" not in more else more
-        path = config or tiny_config(tmp_path / "config.py", task, kind, more)
+        good = term(prompts) if kind == "distill" else ""
+        base = tiny_config(tmp_path / "base.py", task, kind, good)
+        path = config or tmp_path / "config.py"
+        if config is None:
+            path.write_text(f"_base_ = [{str(base)!r}]\n{more}\n")
         capsys.readouterr()
         assert tool("train", path, "--work-dir", tmp_path / "run", *arguments) == 1
         text = capsys.readouterr().err
@@ -72,13 +73,14 @@ def test_a_config_that_is_no_python(refused, tmp_path):
 
 
 def test_an_unknown_tap_in_the_student(refused, prompts):
-    words = ("terms.loss_freekd.student: no module 'nekc' in RetinaNet", "'neck'")
-    refused(*words, more=term(prompts, student="'nekc'"))
+    words = ("terms.loss_freekd.student_tap: no module 'nekc' in RetinaNet", "'neck'")
+    refused(*words, more=term(prompts, student_tap="'nekc'"))
 
 
-def test_an_unknown_tap_in_the_teacher(refused, prompts):
-    words = ("terms.loss_freekd.teacher: no module 'bbox_head.retina_clss'", "'bbox_head.retina_cls'")
-    refused(*words, more=term(prompts, teacher="'bbox_head.retina_clss'"))
+def test_an_unknown_tap_in_the_teacher(refused):
+    words = ("terms.loss_mse.teacher_tap: no module 'bbox_head.retina_clss'", "'bbox_head.retina_cls'")
+    options = "type='freqkd.DistillTerm', teacher_tap='bbox_head.retina_clss', loss=dict(type='freqkd.MSELoss')"
+    refused(*words, more=f"model = dict(terms=dict(loss_mse=dict({options})))")
 
 
 def test_an_unknown_tap_of_the_prompt_stage(refused):
@@ -93,8 +95,8 @@ def test_an_align_for_other_channels(refused, prompts):
     refused("32 channels", "student_channels=16", more=term(prompts, align="dict(student_channels=16)"))
 
 
-def test_a_loss_of_the_prompt_stage_for_other_channels(refused):
-    refused("32 channels", "64", kind="prompts", more="model = dict(loss=dict(channels=32))")
+def test_prompts_for_other_channels(refused):
+    refused("32 channels", "64", kind="prompts", more="model = dict(prompts=dict(channels=32))")
 
 
 def test_another_number_of_maps_than_prompted(refused):
@@ -102,9 +104,7 @@ def test_another_number_of_maps_than_prompted(refused):
 
 
 def test_a_term_whose_name_mmengine_would_not_sum(refused):
-    more = (
-        "model = dict(terms=dict(mimic=dict(type='freqkd.DistillTerm', loss=dict(type='freqkd.MSELoss'), prompts='')))"
-    )
+    more = "model = dict(terms=dict(mimic=dict(type='freqkd.DistillTerm', loss=dict(type='freqkd.MSELoss'))))"
     refused("'mimic'", "loss_", "'loss_mimic'", more=more)
 
 
@@ -113,8 +113,8 @@ def test_an_unknown_type(refused, prompts):
 
 
 @pytest.mark.parametrize("kind", ["distill", "prompts"])
-def test_a_missing_teacher(refused, prompts, kind):
-    more = f"model = dict(teacher=dict(checkpoint='nowhere.pth')){'  # prompts=' if kind == 'distill' else ''}"
+def test_a_missing_teacher(refused, kind):
+    more = "model = dict(teacher=dict(checkpoint='nowhere.pth'))"
     refused("checkpoint not found: nowhere.pth", kind=kind, more=more)
 
 
@@ -123,7 +123,7 @@ def test_a_truncated_teacher(refused, tmp_path):
     refused(
         "half.pth",
         "truncated",
-        more=f"model = dict(teacher=dict(checkpoint={str(tmp_path / 'half.pth')!r}))  # prompts=",
+        more=f"model = dict(teacher=dict(checkpoint={str(tmp_path / 'half.pth')!r}))",
     )
 
 
@@ -150,9 +150,9 @@ def test_prompts_that_are_not_there(refused):
 
 
 def test_prompts_of_another_teacher(refused, prompts, tmp_path):
-    state = read_checkpoint(prompts)["state_dict"]
-    state["teacher_hash"] = state["teacher_hash"].flip(0)
-    write_atomic(dict(state_dict=state), tmp_path / "other.pth")
+    state, made = (read_checkpoint(prompts)[part] for part in ("state_dict", "meta"))
+    made["teacher_hash"] = made["teacher_hash"][::-1]
+    write_atomic(dict(state_dict=state, meta=made), tmp_path / "other.pth")
     refused("another teacher", WEIGHTS.name, more=term(tmp_path / "other.pth"))
 
 
@@ -161,7 +161,7 @@ def test_prompts_of_another_number(refused, prompts):
 
 
 def test_a_file_that_holds_no_prompts(refused):
-    refused("no prompt checkpoint", more=term(WEIGHTS))
+    refused("is not a prompt file", more=term(WEIGHTS))
 
 
 def test_no_prompts_at_all(refused, prompts):

@@ -1,6 +1,6 @@
 """Fill the cache of a config's teacher (`teacher=dict(..., cache=...)`) before the training, so that no step waits for it.
 
-Run it again to go on after a stop; run it several times at once to fill faster.
+Run it again to continue after a stop; run it several times at once to fill faster.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from freqkd.cli import add_run_arguments, cache_teacher, load_run_config, run_tool
-from freqkd.errors import EPILOG
+from freqkd.apis.arguments import add_run_arguments, load_run_config, run_tool
+from freqkd.apis.cache import cache_teacher
+from freqkd.utils.errors import EPILOG
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Write the student of a training as two plain files: student.pth and student_config.py."""
+"""Export the student of a training: student.pth and student_config.py, without anything of this package."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from freqkd.cli import run_tool
-from freqkd.compat import read_config
-from freqkd.errors import EPILOG
-from freqkd.export import export_student
+from freqkd.apis.arguments import run_tool
+from freqkd.apis.export import export_student
+from freqkd.utils.compat import read_config
+from freqkd.utils.errors import EPILOG
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

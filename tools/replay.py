@@ -1,4 +1,4 @@
-"""Run again a training step that was not finite, and show where it begins: the losses, the terms, the first module."""
+"""Run a training step that was not finite again, and print its losses, gradients and the first module that is not finite."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from mmengine.device import get_device
 from mmengine.registry import MODELS, DefaultScope
 
-from freqkd.cli import add_run_arguments, load_run_config, run_tool
-from freqkd.distillers.record import Finding, main_findings
-from freqkd.replay import Replay, read_replay
+from freqkd.apis.arguments import add_run_arguments, load_run_config, run_tool
+from freqkd.hooks.replay import Replay, read_replay
+from freqkd.models.step_record import Finding, main_findings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config of the training, or its copy in the work dir")
-    parser.add_argument("file", help="the non_finite_step_N.pth that the training left in its work dir")
+    parser.add_argument("file", help="non_finite_step_N.pth in the work dir of the training")
     add_run_arguments(parser)
     options = parser.parse_args(arguments)
     config = load_run_config(options)
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"gradient of distill.{term} at {path}, its norm: {norms}")
     print(f"first module whose output is not finite: {again.first or 'none, every output is finite'}")
     if again.left_out:
-        print(f"left out of the batch, as no plain data: {', '.join(again.left_out)}")
+        print(f"left out of the batch, as not plain data: {', '.join(again.left_out)}")
     found = main_findings(again.found)
     if not {(one.kind, one.name) for one in before} & {(one.kind, one.name) for one in found}:
         raise ValueError(

@@ -164,7 +164,7 @@ def build_mmcv() -> None:
             env.update(extra or {"CFLAGS": COMPILE_FLAGS})
         pip(arguments, "mmcv", env)
         if not works("import mmcv._ext"):
-            say("    the cached build does not fit this torch: building anew")
+            say("    the cached build does not fit this torch: building again")
             pip(["--no-cache-dir", "--force-reinstall", "--no-deps", *arguments], "mmcv", env)
     if not works("import mmcv._ext"):
         raise SetupError(f"mmcv was built without its compiled operators; {LOG} tells why (search it for 'error')")
@@ -203,7 +203,7 @@ def main() -> int:
         install_rest()
         say("[5/5] self-check")
         if subprocess.run([str(PYTHON), "-m", "freqkd", "check"], cwd=ROOT).returncode:
-            raise SetupError("the self-check above found a fault; mend it and run `make setup` again")
+            raise SetupError("the self-check above found a fault; fix it and run `make setup` again")
         STAMP.write_text(fingerprint())
     except SetupError as error:
         say(f"setup: {error}")

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint with the student's own network; the teacher is not needed."""
+"""Evaluate a checkpoint of a student, without its teacher."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from freqkd.checkpoints import read_checkpoint
-from freqkd.cli import add_run_arguments, build_runner, load_run_config, run_tool
-from freqkd.data_checks import check_data
-from freqkd.errors import EPILOG
-from freqkd.export import check_weights, is_distillation, student_config
-from freqkd.loading import keep_checkpoint
-from freqkd.processes import agreed
-from freqkd.runner_checks import check_parts
+from freqkd.apis.arguments import add_run_arguments, load_run_config, run_tool
+from freqkd.apis.export import check_weights, is_distillation, student_config
+from freqkd.apis.preflight import check_data, check_parts
+from freqkd.apis.train import build_runner
+from freqkd.utils.checkpoints import read_checkpoint
+from freqkd.utils.errors import EPILOG
+from freqkd.utils.loading import keep_checkpoint
+from freqkd.utils.processes import agreed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
-    parser.add_argument("config", help="config of a distillation or of a plain network")
+    parser.add_argument("config", help="config of a distillation or of a network")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions")
-    parser.add_argument("--show-dir", metavar="DIR", help="paint the predictions to DIR (inside the run's folder)")
+    parser.add_argument("--show-dir", metavar="DIR", help="draw the predictions into DIR (inside the run's folder)")
     parser.add_argument("--show", action="store_true", help="show the predictions in a window")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds a shown image stays")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation, where the config has one")
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config.test_evaluator = [*evaluators, dict(type="mmengine.DumpResults", out_file_path=options.out)]
     if options.tta:
         if "tta_model" not in config or "tta_pipeline" not in config:
-            raise ValueError("--tta needs tta_model and tta_pipeline in the config, and this one lacks them")
+            raise ValueError("--tta needs tta_model and tta_pipeline in the config, which has neither or only one")
         config.test_dataloader.dataset.pipeline = config.tta_pipeline
         config.model = dict(**config.tta_model, module=config.model)
     build_runner(config).test()

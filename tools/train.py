@@ -6,8 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from freqkd.cli import add_run_arguments, load_run_config, run_tool, train
-from freqkd.errors import EPILOG
+from freqkd.apis.arguments import add_run_arguments, load_run_config, run_tool
+from freqkd.apis.train import train
+from freqkd.utils.errors import EPILOG
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision (needs an accelerator)")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
     parser.add_argument(
-        "--resume", nargs="?", const="auto", metavar="PATH", help="go on from PATH, or from the latest of the work dir"
+        "--resume", nargs="?", const="auto", metavar="PATH", help="resume PATH, or the newest of the work dir"
     )
     add_run_arguments(parser)
     options = parser.parse_args(arguments)
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.auto_scale_lr:
         if not {"base_batch_size", "enable"} <= set(config.get("auto_scale_lr") or {}):
             raise ValueError(
-                "--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=..., enable=...) in the config: the batch size "
+                "--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=..., enable=...) in the config, with the batch size "
                 "that its learning rate was chosen for"
             )
         config.auto_scale_lr.enable = True

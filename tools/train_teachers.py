@@ -1,4 +1,4 @@
-"""Train the teachers that data/teachers/ ships again from nothing, store them in half precision, and say what they score."""
+"""Train the teachers of data/teachers/ again, store them in half precision, and print their metrics."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from pathlib import Path
 
 import torch
 
-from freqkd.checkpoints import hash_weights, read_checkpoint, weights_of, write_atomic
-from freqkd.cli import evaluate, run_tool, train
-from freqkd.compat import read_config
-from freqkd.errors import EPILOG
-from freqkd.export import count_parameters
-from freqkd.files import write_whole
+from freqkd.apis.arguments import run_tool
+from freqkd.apis.export import count_parameters
+from freqkd.apis.test import evaluate
+from freqkd.apis.train import train
+from freqkd.utils.checkpoints import hash_weights, read_checkpoint, weights_of, write_atomic
+from freqkd.utils.compat import read_config
+from freqkd.utils.errors import EPILOG
+from freqkd.utils.files import write_whole
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One shipped teacher: its config, its file, and the metric it is judged by."""
+    """One shipped teacher: its config, its file, its metric and the factor to the range 0 to 1."""
 
     config: str
     file: str
@@ -32,13 +34,13 @@ class Recipe:
 
 RECIPES = {
     "detection": Recipe(
-        "configs/blood_cells/retinanet_r18w48_b8-36e_blood-cells.py",
+        "configs/baselines/retinanet_r18w48_b8-36e_blood-cells.py",
         "data/teachers/blood-cells_retinanet-r18w48.pth",
         "coco/bbox_mAP",
         1.0,
     ),
     "segmentation": Recipe(
-        "configs/road_scenes/semantic-fpn_r18w48_b8-1200i_road-scenes.py",
+        "configs/baselines/semantic-fpn_r18w48_b8-1200i_road-scenes.py",
         "data/teachers/road-scenes_semantic-fpn-r18w48.pth",
         "mIoU",
         0.01,
@@ -47,7 +49,7 @@ RECIPES = {
 
 
 def make_teacher(task: str, work_dir: str) -> None:
-    """Train (or go on training) one teacher, then write its weights and its card."""
+    """Train one teacher, or resume its training, then write its weights and its card."""
     recipe = RECIPES[task]
     config = read_config(recipe.config)
     config.work_dir, config.resume, config.load_from = f"{work_dir}/{task}", True, None
@@ -84,9 +86,9 @@ def make_teacher(task: str, work_dir: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
-    parser.add_argument("--task", choices=sorted(RECIPES), help="only this one")
+    parser.add_argument("--task", choices=sorted(RECIPES), help="train this one only")
     parser.add_argument(
-        "--work-dir", default="work_dirs/teachers", help="folder of the trainings; interrupted ones go on"
+        "--work-dir", default="work_dirs/teachers", help="folder of the trainings; interrupted ones are resumed"
     )
     options = parser.parse_args(arguments)
     for task in [options.task] if options.task else RECIPES:

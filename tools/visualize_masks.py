@@ -1,4 +1,4 @@
-"""Draw which positions of which frequency bands a teacher's prompts point at."""
+"""Draw the masks that frequency prompts make of validation images."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from pathlib import Path
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
 
-from freqkd.checkpoints import load_strict
-from freqkd.cli import add_run_arguments, load_run_config, run_tool
-from freqkd.data_checks import check_data
-from freqkd.distillers.masks import mask_pictures, prompted_terms
-from freqkd.distillers.options import build_part
-from freqkd.distillers.prompt_files import TEACHER_HASH, read_prompts
-from freqkd.distillers.prompt_tuner import PromptTuner
-from freqkd.errors import EPILOG
-from freqkd.hooks.masks import check_level
-from freqkd.plotting import save_png
-from freqkd.runner_checks import check_parts
+from freqkd.apis.arguments import add_run_arguments, load_run_config, run_tool
+from freqkd.apis.preflight import check_data, check_parts
+from freqkd.models.options import build_part
+from freqkd.models.prompt_file import describe_prompts, read_prompts
+from freqkd.models.prompt_tuner import PromptTuner
+from freqkd.utils.checkpoints import load_strict
+from freqkd.utils.errors import EPILOG
+from freqkd.visualization.masks import check_level, mask_pictures, prompted_terms
+from freqkd.visualization.plotting import save_png
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,8 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(model, PromptTuner):
             if not options.prompts:
                 raise ValueError("--prompts is needed with the config of a prompt stage: name the prompts.pth it wrote")
-            state = read_prompts(options.prompts, model.teacher, model.prompt_use)
-            load_strict(model, {**state, TEACHER_HASH: model.teacher_hash}, options.prompts)
+            file = read_prompts(options.prompts)
+            levels = list(range(len(model.prompts)) if model.levels is None else model.levels)
+            file.compare(dict(describe_prompts(model.prompts, len(model.gates) > 0), tap=model.tap, levels=levels))
+            file.check_teacher(model.teacher)
+            load_strict(model, file.tensors, options.prompts)
         dataset = DATASETS.build(copy.deepcopy(config.val_dataloader.dataset))
         for index in range(min(options.num, len(dataset))):
             data = model.data_preprocessor(pseudo_collate([dataset[index]]), False)

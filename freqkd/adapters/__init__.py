@@ -1,1 +1,4 @@
-"""Between taps and losses: find the logits of a head and the labels that go with them, without welding into head classes."""
+"""Adapters: from the tapped maps of a kind of head to the arguments of a loss."""
+
+from freqkd.adapters.base import Batch as Batch
+from freqkd.adapters.base import HeadAdapter as HeadAdapter

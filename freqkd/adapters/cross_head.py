@@ -1,4 +1,4 @@
-"""CrossKD: the student's head features go on through the teacher's head. From the formula alone."""
+"""Cross-head predictions of CrossKD: student features in the teacher's head. Written from the paper's formulas."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqkd.adapters.base import Batch, HeadAdapter
 from freqkd.adapters.dense import check_activation, count_boxes, unfold_anchors
 from freqkd.adapters.distribution import Targets, assign_targets
-from freqkd.checks import check_whole
-from freqkd.distillers.batch import Batch
 from freqkd.losses import align_statistics
+from freqkd.utils.checks import check_whole
 
 Maps = list[Tensor]
 
 
 def run_branch(convs: nn.ModuleList, feat: Tensor, index: int) -> Tensor:
-    """Run the first `index` convolutions of a branch; the last of them without its activation."""
+    """Run the first `index` convolutions of a branch, the last one without its activation."""
     for depth, conv in enumerate(convs[:index]):
         feat = conv(feat, activate=depth + 1 < index)
     return feat
@@ -29,20 +29,20 @@ def decode_boxes(head: Any, maps: Maps, targets: Targets) -> Maps:
     """Decode an anchor head's box predictions (N, A * 4, H, W) to corners (N, 4, A, H, W), level by level.
 
     Args:
-        head: the head whose coder made the predictions.
-        maps: its predictions.
-        targets: the batch's, for the anchors.
+        head: the head that made the predictions, whose `bbox_coder` decodes them.
+        maps: the predictions.
+        targets: the batch's targets, for their anchors.
     """
     boxes = []
     for level, anchors in zip(maps, targets.anchors.split(targets.num_level_anchors), strict=True):
-        deltas = level.float().permute(0, 2, 3, 1).reshape(len(level), -1, 4)  # as mmdet orders its anchors
+        deltas = level.float().permute(0, 2, 3, 1).reshape(len(level), -1, 4)  # ordered as mmdet's anchors
         corners = head.bbox_coder.decode(anchors.expand(len(level), -1, -1), deltas)
         boxes.append(corners.reshape(len(level), *level.shape[-2:], -1, 4).permute(0, 4, 3, 1, 2))
     return boxes
 
 
 def by_anchor(values: Sequence[Tensor], maps: Maps) -> Tensor:
-    """Put values per anchor, (N, H * W * A) a level, into the order of `unfold_anchors`' rows: all levels, (N, A, H, W).
+    """Reorder values per anchor, (N, H * W * A) for each level, as the rows of `unfold_anchors`: by level, (N, A, H, W).
 
     >>> by_anchor([torch.arange(8).reshape(1, 8)], [torch.zeros(1, 3, 2, 2, 2)])
     tensor([0, 2, 4, 6, 1, 3, 5, 7])
@@ -51,23 +51,24 @@ def by_anchor(values: Sequence[Tensor], maps: Maps) -> Tensor:
     return torch.cat([x.reshape(s).permute(0, 3, 1, 2).reshape(-1) for x, s in zip(values, shapes, strict=True)])
 
 
-class CrossHead:
-    """Make cross predictions: the student's features at depth `index` of a head branch, through the teacher's rest.
+class CrossHead(HeadAdapter):
+    """Make cross-head predictions: student features after `index` convolutions, through the rest of the teacher's branch.
 
-    Each level's student feature before the activation gets the teacher's mean and deviation per channel, is activated,
-    and goes through the teacher's remaining convolutions and predictor, with a graph to the student alone. The cross
-    predictions are compared with the teacher's own; the student's own keep to the ground truth. Positives and what
-    counts are by the student's own assigner.
+    On each level, the student's feature before the activation is normalised to the teacher's mean and deviation per
+    channel, activated, and passed through the teacher's remaining convolutions and predictor; gradients reach the student
+    only. The cross-head predictions are compared with the teacher's; the student's own predictions learn from the ground
+    truth alone. The student's assigner decides which positions are positive and which count.
 
-    Features of another width need the term's `align`, and `index=0`: the (aligned) FPN feature, without activation.
+    Features of another width than the teacher's need the term's `align` and `index=0`, which takes the (aligned) FPN
+    feature, without activation.
 
     Args:
-        index: how many convolutions of its own branch the student keeps; the paper uses 3 of 4.
+        index: number of convolutions of the student's branch that are used; the paper uses 3 of 4.
         cls: name of the class predictor in the head.
-        reg: name of the box predictor: with distributions (GFL) for `CrossKDLoss`, with boxes (`retina_reg`,
-            `atss_reg`) for `CrossKDBoxLoss`; None: classes alone, for a `LogitLoss` with quality focal divergence.
+        reg: name of the box predictor, of distributions (GFL) for `CrossKDLoss`, of boxes (`retina_reg`, `atss_reg`) for
+            `CrossKDBoxLoss`; None: only classes, for a `LogitLoss` with quality focal divergence.
         centerness: name of the centerness predictor beside the boxes (`atss_centerness`); None: none.
-        num_classes: C, to unfold anchors; None with `reg`: as the teacher's head says.
+        num_classes: C, to unfold anchors; None, where `reg` is given: as in the teacher's head.
 
     Raises:
         ValueError: an argument out of range; features of another width than the teacher's.
@@ -78,14 +79,10 @@ class CrossHead:
     Config::
 
         loss_crosskd=dict(
-            type='freqkd.DistillTerm', student='neck',
+            type='freqkd.DistillTerm', student_tap='neck',
             adapter=dict(type='freqkd.CrossHead', index=3, cls='gfl_cls', reg='gfl_reg'),
             loss=dict(type='freqkd.CrossKDLoss'))
     """
-
-    student_taps: tuple[str, ...] = ()
-    teacher_taps: tuple[str, ...] = ()
-    asks_teacher = False
 
     def __init__(
         self,
@@ -102,7 +99,7 @@ class CrossHead:
             raise ValueError("num_classes must be given where reg is None: anchors are unfolded by it")
         if reg is None and centerness is not None:
             raise ValueError(
-                f"centerness must be None where reg is None, got {centerness!r}: it is on the boxes' branch"
+                f"centerness must be None where reg is None, got {centerness!r}: its predictor is on the branch of boxes"
             )
         self.index, self.cls, self.reg = index, cls, reg
         self.centerness, self.num_classes = centerness, num_classes
@@ -111,28 +108,29 @@ class CrossHead:
         """Check that a logit loss is for a network's `bbox_head`; see `check_activation`."""
         check_activation(getattr(network, "bbox_head", None), loss, owner)
 
-    def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:
+    def __call__(self, student_feats: list[Tensor], teacher_feats: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return the loss's arguments for the neck's maps of both networks."""
         batch.teacher.ready_heads()
         heads = batch.student.bbox_head, batch.teacher.model.bbox_head
-        [(cross_cls, own_cls)] = self._branch(heads, "cls_convs", (self.cls,), student, teacher)
+        [(cross_cls, cls_teacher)] = self._branch(heads, "cls_convs", (self.cls,), student_feats, teacher_feats)
+        cross, teacher = (self._unfold(maps, heads[1]) for maps in (cross_cls, cls_teacher))
         if self.reg is None and not hasattr(heads[0], "get_anchors"):  # FCOS assigns points
-            cross, own = (self._unfold(maps, heads[1]) for maps in (cross_cls, own_cls))
-            return dict(student=cross, teacher=own, avg_factor=count_boxes(batch))
+            return dict(student=cross, teacher=teacher, avg_factor=count_boxes(batch))
         targets = assign_targets(heads[0], cross_cls, batch.data_samples)
-        cross, own = (self._unfold(maps, heads[1]) for maps in (cross_cls, own_cls))
-        seen = by_anchor(targets.label_weights, cross)
+        label_weights = by_anchor(targets.label_weights, cross)
         if self.reg is None:
             sizes = [x[:, 0].numel() for x in cross]
-            weights = [w.view_as(x[:, 0]) for w, x in zip(seen.split(sizes), cross, strict=True)]
-            return dict(student=cross, teacher=own, weight=weights, avg_factor=targets.positives)
+            weights = [w.view_as(x[:, 0]) for w, x in zip(label_weights.split(sizes), cross, strict=True)]
+            return dict(student=cross, teacher=teacher, weight=weights, avg_factor=targets.positives)
         predictors = (self.reg,) if self.centerness is None else (self.reg, self.centerness)
-        (cross_reg, own_reg), *more = self._branch(heads, "reg_convs", predictors, student, teacher)
-        found: dict[str, Any] = dict(label_weights=seen, avg_factor=targets.positives)
-        if hasattr(heads[1], "integral"):  # distributions: one anchor a position
-            return dict(cross_cls=cross_cls, cross_reg=cross_reg, cls_teacher=own_cls, reg_teacher=own_reg, **found)
-        boxes = [decode_boxes(heads[1], maps, targets) for maps in (cross_reg, own_reg)]
-        found.update(cross_cls=cross, cross_boxes=boxes[0], cls_teacher=own, boxes_teacher=boxes[1])
+        (cross_reg, reg_teacher), *more = self._branch(heads, "reg_convs", predictors, student_feats, teacher_feats)
+        found: dict[str, Any] = dict(label_weights=label_weights, avg_factor=targets.positives)
+        if hasattr(heads[1], "integral"):  # distributions, one anchor for each position
+            return dict(
+                cross_cls=cross_cls, cross_reg=cross_reg, cls_teacher=cls_teacher, reg_teacher=reg_teacher, **found
+            )
+        boxes = [decode_boxes(heads[1], maps, targets) for maps in (cross_reg, reg_teacher)]
+        found.update(cross_cls=cross, cross_boxes=boxes[0], cls_teacher=teacher, boxes_teacher=boxes[1])
         if more:
             centers = [[unfold_anchors(level, 1) for level in maps] for maps in more[0]]
             labels = by_anchor(targets.labels, cross)
@@ -144,31 +142,31 @@ class CrossHead:
         return [unfold_anchors(level, int(self.num_classes or head.cls_out_channels)) for level in maps]
 
     def _branch(
-        self, heads: tuple[Any, Any], convs: str, predictors: Sequence[str], student: Maps, teacher: Maps
+        self, heads: tuple[Any, Any], convs: str, predictors: Sequence[str], student_feats: Maps, teacher_feats: Maps
     ) -> list[tuple[Maps, Maps]]:
-        """Return the cross predictions and the teacher's own of one branch, level by level, for each predictor."""
-        ours, theirs = (getattr(head, convs) for head in heads)
-        if self.index > len(ours) or self.index > len(theirs):
-            raise ValueError(
-                f"index must be at most {min(len(ours), len(theirs))}, the convolutions of {convs}, got {self.index}"
-            )
+        """Return the cross-head predictions and the teacher's of one branch, level by level, for each predictor."""
+        student_convs, teacher_convs = (getattr(head, convs) for head in heads)
+        most = min(len(student_convs), len(teacher_convs))
+        if self.index > most:
+            raise ValueError(f"index must be at most {most}, the number of convolutions in {convs}, got {self.index}")
         found: list[tuple[Maps, Maps]] = [([], []) for _ in predictors]
-        for level, (feat, taught) in enumerate(zip(student, teacher, strict=True)):
+        for level, (student, teacher) in enumerate(zip(student_feats, teacher_feats, strict=True)):
             with torch.no_grad():
-                reference = run_branch(theirs, taught, self.index)
-                own = self._finish(theirs, reference)
-            mixed = self._finish(theirs, align_statistics(run_branch(ours, feat, self.index), reference))
-            for name, (cross_maps, own_maps) in zip(predictors, found, strict=True):
+                reference = run_branch(teacher_convs, teacher, self.index)
+                teacher_last = self._finish(teacher_convs, reference)
+            aligned = align_statistics(run_branch(student_convs, student, self.index), reference)
+            cross_last = self._finish(teacher_convs, aligned)
+            for name, (cross_maps, teacher_maps) in zip(predictors, found, strict=True):
                 scaled = name == self.reg and hasattr(heads[1], "scales")
                 scale = heads[1].scales[level] if scaled else nn.Identity()
                 predict = getattr(heads[1], name)
-                cross_maps.append(scale(predict(mixed)))
+                cross_maps.append(scale(predict(cross_last)))
                 with torch.no_grad():
-                    own_maps.append(scale(predict(own)))
+                    teacher_maps.append(scale(predict(teacher_last)))
         return found
 
     def _finish(self, convs: nn.ModuleList, feat: Tensor) -> Tensor:
-        """Go on from depth `index` to the last feature; an FPN feature (index 0) is not activated."""
+        """Run the convolutions from `index` on; an FPN feature (index 0) is not activated before them."""
         feat = F.relu(feat) if self.index else feat
         for conv in convs[self.index :]:
             feat = conv(feat)

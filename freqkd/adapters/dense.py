@@ -1,4 +1,4 @@
-"""Class maps of one-stage detectors, anchors per position unfolded."""
+"""Class logits of dense heads, one row for each anchor of each position."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
-from freqkd.checks import check_choice, check_whole
-from freqkd.distillers.batch import Batch
-from freqkd.losses.divergence import DIVERGENCES
+from freqkd.adapters.base import Batch, HeadAdapter
+from freqkd.losses.logits.divergence import DIVERGENCES
+from freqkd.utils.checks import check_choice, check_whole
 
 NORMALIZER_CHOICES = ("samples", "boxes")
 
@@ -18,10 +18,10 @@ NORMALIZER_CHOICES = ("samples", "boxes")
 def unfold_anchors(logits: Tensor, num_classes: int) -> Tensor:
     """Split the channels of a class map into anchors and classes: (N, A * C, H, W) -> (N, C, A, H, W).
 
-    mmdet's heads number their channels anchor by anchor, classes within an anchor.
+    mmdet's heads order their channels by anchor, then by class.
 
     Raises:
-        ValueError: the channels are no multiple of `num_classes`.
+        ValueError: the number of channels is not a multiple of `num_classes`.
 
     >>> unfold_anchors(torch.arange(6.0).reshape(1, 6, 1, 1), num_classes=2)[0, :, :, 0, 0]
     tensor([[0., 2., 4.],
@@ -36,34 +36,30 @@ def unfold_anchors(logits: Tensor, num_classes: int) -> Tensor:
     return logits.unflatten(1, (channels // num_classes, num_classes)).transpose(1, 2)
 
 
-class DenseLogits:
-    """Hand the class maps of all levels to a logit loss, every anchor of every position a sample.
+class DenseLogits(HeadAdapter):
+    """Hand the class maps of all levels to a logit loss; every anchor of every position is a sample.
 
     For heads with sigmoid class maps: RetinaNet (`bbox_head.retina_cls`), FCOS (`bbox_head.conv_cls`), ATSS
     (`bbox_head.atss_cls`), GFL (`bbox_head.gfl_cls`). Student and teacher need the same anchors per position.
 
     Args:
         num_classes: C.
-        normalizer: "samples": a mean over all anchors; "boxes": a sum over the anchors, divided by the number of
+        normalizer: "samples" for a mean over all anchors; "boxes" for a sum over the anchors, divided by the number of
             ground-truth boxes, averaged over processes. The papers divide by the number of positive anchors, which only
-            the head's own assigner knows and which is proportional to it to first order; with a share as the term's
-            weight neither matters.
+            the head's assigner knows, and which is roughly proportional to the number of boxes. With a gradient ratio as
+            the term's weight, the divisor does not matter.
 
     Raises:
-        ValueError: an argument out of range; a loss for the other kind of head; on use, channels that are no multiple of
-            `num_classes`.
+        ValueError: an argument out of range; a loss for the other kind of head; on use, channels that are not a multiple
+            of `num_classes`.
 
     Config::
 
         loss_kd=dict(
-            type='freqkd.DistillTerm', student='bbox_head.retina_cls', weight=dict(share=0.5),
+            type='freqkd.DistillTerm', student_tap='bbox_head.retina_cls', weight=dict(ratio=0.5),
             adapter=dict(type='freqkd.DenseLogits', num_classes=80),
             loss=dict(type='freqkd.LogitLoss', divergence='quality_focal', activation='sigmoid'))
     """
-
-    student_taps: tuple[str, ...] = ()
-    teacher_taps: tuple[str, ...] = ()
-    asks_teacher = False
 
     def __init__(self, num_classes: int, normalizer: str = "samples") -> None:
         check_whole("num_classes", num_classes, 1)
@@ -74,21 +70,22 @@ class DenseLogits:
         """Check that the loss is for the tapped head of a network; see `check_activation`."""
         check_activation(find_head(network, path), loss, owner)
 
-    def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:
+    def __call__(self, student_feats: list[Tensor], teacher_feats: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return `student` and `teacher`: the levels' logits (N, C, A, H, W); and `avg_factor` where boxes divide."""
-        ours = [unfold_anchors(level, self.num_classes) for level in student]
-        theirs = [unfold_anchors(level, self.num_classes) for level in teacher]
-        found: dict[str, Any] = dict(student=ours, teacher=theirs)
-        return {**found, "avg_factor": count_boxes(batch)} if self.normalizer == "boxes" else found
+        student, teacher = (
+            [unfold_anchors(level, self.num_classes) for level in maps] for maps in (student_feats, teacher_feats)
+        )
+        divisor = dict(avg_factor=count_boxes(batch)) if self.normalizer == "boxes" else {}
+        return dict(student=student, teacher=teacher, **divisor)
 
 
 def check_activation(head: Any, loss: Any, owner: str) -> None:
-    """Check that a logit loss is for a head's kind of classes: independent ones (sigmoid) or one of all (softmax).
+    """Check that a logit loss has the activation of a head: sigmoid for independent classes, softmax for one of all.
 
     Args:
-        head: whose class loss says `use_sigmoid`; one that does not is not checked.
-        loss: whose `activation` is compared; one without is not checked.
-        owner: whose head it is, for the message.
+        head: a head whose class loss has `use_sigmoid`; a head without it is not checked.
+        loss: a loss with an `activation`; a loss without it is not checked.
+        owner: "student" or "teacher", for the message.
 
     Raises:
         ValueError: they differ.

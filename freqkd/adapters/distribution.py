@@ -1,4 +1,4 @@
-"""Heads that predict box distributions (GFL): what LD and BCKD compare, with the targets of the head's own assigner."""
+"""Class logits and box distributions of GFL heads, with the targets of the student's assigner."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import torch
 from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor
 
-from freqkd.checks import check_flag
-from freqkd.distillers.batch import Batch
+from freqkd.adapters.base import Batch, HeadAdapter
 from freqkd.losses import valuable_region
+from freqkd.utils.checks import check_flag
 
 TAPS = ("bbox_head.gfl_cls", "bbox_head.gfl_reg")
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What a head's assigner made of a batch.
+    """The targets that a head assigns to its anchors in a batch.
 
     Attributes:
-        labels: of each level, (N, H * W * A): positions in order, anchors within a position.
-        label_weights: likewise; 0 where an anchor does not count.
+        labels: of each level, (N, H * W * A), ordered by position, then by anchor.
+        label_weights: of each level, (N, H * W * A); 0 where an anchor does not count.
         anchors: (sum of H * W * A, 4), x1 y1 x2 y2.
         num_level_anchors: their number on each level.
-        valid: (N, sum of H * W * A): whether an anchor stands on its image, and not on what pads the batch.
-        positives: number of positive anchors of the batch, as the head counts them, averaged over processes.
+        valid: (N, sum of H * W * A), whether an anchor lies on its image, and not on the padding of the batch.
+        positives: number of positive anchors of the batch, as counted by the head, averaged over processes.
     """
 
     labels: list[Tensor]
@@ -38,7 +38,7 @@ class Targets:
 
 
 def assign_targets(head: Any, maps: list[Tensor], data_samples: Any) -> Targets:
-    """Let an anchor head (RetinaNet, ATSS, GFL) assign its own targets to maps of these sizes.
+    """Return the targets that an anchor head (RetinaNet, ATSS, GFL) assigns to maps of these sizes.
 
     Args:
         head: the student's `bbox_head`; its `get_anchors` and `get_targets` are called.
@@ -47,12 +47,12 @@ def assign_targets(head: Any, maps: list[Tensor], data_samples: Any) -> Targets:
     """
     metas = [sample.metainfo for sample in data_samples]
     anchors, flags = head.get_anchors([level.shape[-2:] for level in maps], metas, device=maps[0].device)
-    # Before the head joins the levels of these lists in place.
+    # Read before `get_targets`, which joins the levels of these lists in place.
     counts, flat = [len(level) for level in anchors[0]], torch.cat(list(anchors[0]))
     valid = torch.stack([torch.cat(list(levels)) for levels in flags])
     truths = [sample.gt_instances for sample in data_samples]
     ignored = [getattr(sample, "ignored_instances", None) for sample in data_samples]
-    # RetinaNet's answer has five parts, that of ATSS and GFL the anchors in front of them.
+    # RetinaNet returns five values; ATSS and GFL return the anchors before them.
     labels, label_weights, _, _, positives = head.get_targets(
         anchors, flags, truths, batch_img_metas=metas, batch_gt_instances_ignore=ignored
     )[-5:]
@@ -63,29 +63,27 @@ def assign_targets(head: Any, maps: list[Tensor], data_samples: Any) -> Targets:
 
 
 def _scaled(head: Any, maps: list[Tensor]) -> list[Tensor]:
-    """Multiply the raw distributions of each level by the head's learnt scale, as the head does after the tap."""
+    """Multiply each level's raw distributions by the head's learnt scale, as the head does after the tapped module."""
     return [scale(level) for scale, level in zip(head.scales, maps, strict=True)]
 
 
-class _Distributions:
+class _Distributions(HeadAdapter):
     """Base: both networks' class logits and box distributions on every level."""
 
-    student_taps: tuple[str, ...] = TAPS
-    teacher_taps: tuple[str, ...] = TAPS
-    asks_teacher = False
+    student_taps = teacher_taps = TAPS
 
     def maps(self, batch: Batch) -> dict[str, list[Tensor]]:
         """Return `cls_student`, `reg_student`, `cls_teacher`, `reg_teacher`."""
-        ours: Any = batch.student.bbox_head
-        theirs: Any = batch.teacher.model.bbox_head
-        (cls_s, reg_s), (cls_t, reg_t) = [[found[path] for path in TAPS] for found in (batch.seen, batch.taught)]
+        cls_student, reg_student = (batch.student_feats[path] for path in TAPS)
+        cls_teacher, reg_teacher = (batch.teacher_feats[path] for path in TAPS)
         with torch.no_grad():
-            reg_t = _scaled(theirs, reg_t)
-        return dict(cls_student=cls_s, reg_student=_scaled(ours, reg_s), cls_teacher=cls_t, reg_teacher=reg_t)
+            reg_teacher = _scaled(batch.teacher.model.bbox_head, reg_teacher)
+        reg_student = _scaled(batch.student.bbox_head, reg_student)
+        return dict(cls_student=cls_student, reg_student=reg_student, cls_teacher=cls_teacher, reg_teacher=reg_teacher)
 
 
 def _region(targets: Targets, valid: Tensor, boxes: Tensor) -> Tensor:
-    """Return one image's valuable region; anchors on the padding of the batch are neither in it nor candidates."""
+    """Return the valuable region of one image, computed without the anchors on the padding, which are 0 in it."""
     counts = [int(level.sum()) for level in valid.split(targets.num_level_anchors)]
     region = targets.anchors.new_zeros(len(valid))
     region[valid] = valuable_region(targets.anchors[valid], counts, boxes)
@@ -95,15 +93,15 @@ def _region(targets: Targets, valid: Tensor, boxes: Tensor) -> Tensor:
 class LDTargets(_Distributions):
     """Hand a GFL head's predictions, labels and valuable localisation region to `LDLoss`.
 
-    The term's own tap, where a share is measured, may be the neck: class and box maps are tapped beside it.
+    Class and box maps are tapped in addition to the term's own tap, where gradients are measured, e.g. the neck.
 
     Args:
-        region: whether the valuable localisation region is computed; without it that term is 0.
+        region: whether the valuable localisation region is computed; without it, the loss's term for it is 0.
 
     Config::
 
         loss_ld=dict(
-            type='freqkd.DistillTerm', student='neck', adapter=dict(type='freqkd.LDTargets'),
+            type='freqkd.DistillTerm', student_tap='neck', adapter=dict(type='freqkd.LDTargets'),
             loss=dict(type='freqkd.LDLoss'))
     """
 
@@ -111,7 +109,7 @@ class LDTargets(_Distributions):
         check_flag("region", region)
         self.region = region
 
-    def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:
+    def __call__(self, student_feats: list[Tensor], teacher_feats: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return the arguments of `LDLoss`."""
         found: dict[str, Any] = dict(self.maps(batch))
         targets = assign_targets(batch.student.bbox_head, found["cls_student"], batch.data_samples)
@@ -126,7 +124,7 @@ class LDTargets(_Distributions):
 class BCKDTargets(_Distributions):
     """Hand a GFL head's predictions, label weights and number of positives to `BCKDLoss`; see `LDTargets`."""
 
-    def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:
+    def __call__(self, student_feats: list[Tensor], teacher_feats: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return the arguments of `BCKDLoss`."""
         found: dict[str, Any] = dict(self.maps(batch))
         targets = assign_targets(batch.student.bbox_head, found["cls_student"], batch.data_samples)

@@ -8,76 +8,68 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freqkd.checks import LONGEST, check_choice, check_whole
-from freqkd.distillers.batch import Batch
+from freqkd.adapters.base import Batch, HeadAdapter
+from freqkd.align import resize_pair
+from freqkd.utils.checks import LONGEST, check_choice, check_whole
 
 RESIZE_CHOICES = ("labels", "logits")
 
 
-class SegLogits:
+class SegLogits(HeadAdapter):
     """Hand a tapped logit map, e.g. of `decode_head.conv_seg`, and the ground truth to a logit loss.
 
-    Heads work at a fraction of the image's size. Either the labels come down to the logits (nearest: cheap, and what
-    CWD and DIST do without labels), or the logits go up to the labels (bilinear: every pixel counts, as in cross
-    entropy, at many times the cost). A teacher's map of another size is resized to the student's.
+    The logits of a head are smaller than the image. Either the labels are resized to the logits ("labels": nearest; cheap),
+    or the logits to the labels ("logits": bilinear; every pixel counts, as in cross entropy, at many times the cost). A
+    teacher's map of another size is resized to the student's.
 
-    Labels are given to losses that ask for them (`needs_target`); positions labelled `ignore_index` are dropped by a loss
-    with the same `ignore_index`.
+    Labels are given to losses that need them (`needs_target`); a loss with the same `ignore_index` leaves out positions
+    with that label.
 
     Args:
         resize: "labels" or "logits".
-        ignore_index: label of images without ground truth.
+        ignore_index: label of every position of an image without ground truth.
 
     Raises:
-        ValueError: `resize` is another word; on use, the tap gave more than one map.
+        ValueError: `resize` is neither; on use, the tap gave more than one map.
 
     Config::
 
         loss_kd=dict(
-            type='freqkd.DistillTerm', student='decode_head.conv_seg', adapter=dict(type='freqkd.SegLogits'),
+            type='freqkd.DistillTerm', student_tap='decode_head.conv_seg', adapter=dict(type='freqkd.SegLogits'),
             loss=dict(type='freqkd.LogitLoss', softening='fixed', divergence='kl', ignore_index=255))
     """
-
-    student_taps: tuple[str, ...] = ()
-    teacher_taps: tuple[str, ...] = ()
-    asks_teacher = False
 
     def __init__(self, resize: str = "labels", ignore_index: int = 255) -> None:
         check_choice("resize", resize, RESIZE_CHOICES)
         check_whole("ignore_index", ignore_index, -LONGEST)
         self.resize, self.ignore_index = resize, ignore_index
 
-    def __call__(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> dict[str, Any]:
+    def __call__(self, student_feats: list[Tensor], teacher_feats: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return `student` and `teacher` logits (N, C, h, w) and `target` (N, h, w)."""
-        if len(student) != 1 or len(teacher) != 1:
+        if len(student_feats) != 1 or len(teacher_feats) != 1:
             raise ValueError(
-                f"SegLogits takes the one logit map of a head, got {len(student)} student and {len(teacher)} teacher maps; "
-                "tap its classifier, e.g. 'decode_head.conv_seg'"
+                f"SegLogits takes the one logit map of a head, got {len(student_feats)} student and {len(teacher_feats)} "
+                "teacher maps; tap its classifier, e.g. 'decode_head.conv_seg'"
             )
-        ours, theirs = student[0], teacher[0]
+        student, teacher = student_feats[0], teacher_feats[0]
         labels = segmentation_labels(batch.data_samples, self.ignore_index, batch.inputs)
         if self.resize == "logits":
-            ours = _resize(ours, labels.shape[-2:])
+            student, _ = resize_pair(student, labels[:, None], "teacher")
         else:
-            labels = F.interpolate(labels[:, None].float(), size=ours.shape[-2:], mode="nearest-exact")[:, 0].long()
-        return dict(student=ours, teacher=_resize(theirs, ours.shape[-2:]), target=labels)
-
-
-def _resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    same = tuple(x.shape[-2:]) == tuple(size)
-    return x if same else F.interpolate(x.float(), size=tuple(size), mode="bilinear", align_corners=False)
+            labels = F.interpolate(labels[:, None].float(), size=student.shape[-2:], mode="nearest-exact")[:, 0].long()
+        student, teacher = resize_pair(student, teacher, "student")
+        return dict(student=student, teacher=teacher, target=labels)
 
 
 def segmentation_labels(data_samples: Any, ignore_index: int, inputs: Tensor) -> Tensor:
-    """Stack the label maps of a batch, (N, H, W); an image without one counts as ignored throughout.
+    """Stack the label maps of a batch, (N, H, W); every position of an image without one has the label `ignore_index`.
 
     >>> segmentation_labels([object()], 255, torch.zeros(1, 3, 1, 2))
     tensor([[[255, 255]]])
     """
-    size = inputs.shape[-2:]
     maps = []
     for sample in data_samples:
-        known = getattr(sample, "gt_sem_seg", None)
-        unknown = torch.full(size, ignore_index, dtype=torch.long)
-        maps.append((unknown if known is None else known.data.reshape(known.data.shape[-2:]).long()).to(inputs.device))
+        truth = getattr(sample, "gt_sem_seg", None)
+        known = torch.full(inputs.shape[-2:], ignore_index) if truth is None else truth.data
+        maps.append(known.reshape(known.shape[-2:]).long().to(inputs.device))
     return torch.stack(maps)

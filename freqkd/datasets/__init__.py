@@ -1,4 +1,4 @@
-"""Data set wrappers; they know no network."""
+"""Data set wrappers."""
 
-from freqkd.datasets.views import FixedViews as FixedViews
-from freqkd.datasets.views import View as View
+from freqkd.datasets.fixed_views import FixedViews as FixedViews
+from freqkd.datasets.fixed_views import View as View

@@ -1,1 +1,1 @@
-"""MMEngine hooks: prompt files, mask pictures, guards."""
+"""MMEngine hooks: checkpoints, steps that are not finite, prompt files, mask pictures, progress."""

@@ -1,4 +1,4 @@
-"""Checkpoints that survive an interruption and that a training goes on from exactly."""
+"""Checkpoint hook: whole files, and an exact resume."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from typing import Any
 
 from mmengine.dist import all_gather_object, barrier, broadcast, is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
-from mmengine.model import is_model_wrapper
 
-from freqkd.checkpoints import STATE, check_resumable
-from freqkd.files import DRAFT, write_whole
-from freqkd.randomness import get_random_state, set_random_state
+from freqkd.utils.checkpoints import STATE, check_resumable
+from freqkd.utils.files import DRAFT, write_whole
+from freqkd.utils.patches import replaced
+from freqkd.utils.processes import unwrapped
+from freqkd.utils.randomness import get_random_state, set_random_state
 
 _OUTDATED = "outdated_ckpt_ids"
 
 
 class CheckpointHook(MMEngineCheckpointHook):
-    """MMEngine's `CheckpointHook`, with the same arguments, that loses nothing.
+    """MMEngine's `CheckpointHook`, with the same arguments, whole files and an exact resume.
 
-    - A checkpoint is written aside, moved to its name when it is whole, and only then are older ones deleted, so that a
-      kill or a full disk leaves the last whole one. (MMEngine deletes first and writes in place.)
-    - It keeps the random states of every process and the hashes of teacher and prompts, in `checkpoint['freqkd']`.
-    - On resume, a checkpoint without the prompts, aligns and measured shares of this training, or of another teacher or
-      other prompts, is refused, where MMEngine would only warn; and the random states are put back, so that with
-      `num_workers=0` the resumed training is the uninterrupted one to the bit. Worker processes start anew with
-      their seeds: see docs/reliability.md. With another number of processes than before, random numbers start anew.
-    - Of several processes, all take on the buffers of the first one, which are saved: statistics of batch normalisation are
-      otherwise each process's own.
-    - Validation takes no random number from the training, because a resumed training does not repeat it.
+    - A checkpoint is written to a draft and renamed when it is whole; only then are older ones deleted, so that a kill or a
+      full disk leaves the last whole one. (MMEngine deletes first and writes in place.)
+    - `checkpoint['freqkd']` holds the random states of every process and the hashes of teacher and prompts.
+    - On resume, a checkpoint without the prompts, aligns and measured ratios of this training, or with another teacher or
+      other prompts, is refused, where MMEngine would only warn; and the random states are restored, so that with
+      `num_workers=0` the resumed training equals the uninterrupted one to the bit. Worker processes start again from
+      their seeds, see docs/reliability.md; so does everything with another number of processes than before.
+    - All processes take the buffers of the first one, which are saved: the statistics of batch normalisation would
+      otherwise differ between processes.
+    - Validation does not change the training's random numbers, because a resumed training does not repeat it.
 
-    `tools/train.py` puts it in the place of MMEngine's.
+    `tools/train.py` uses it in place of MMEngine's.
 
     Config::
 
@@ -45,12 +46,12 @@ class CheckpointHook(MMEngineCheckpointHook):
     """
 
     file_backend: Any
-    _random_states: list[Any] | None = None  # of all processes, for the checkpoint that is being written
-    _resumed: list[Any] | None = None  # those of the checkpoint that the training goes on from
+    _random_states: list[Any] | None = None  # those of all processes, for the checkpoint that is being written
+    _resumed: list[Any] | None = None  # those of the checkpoint that is resumed
     _before_val: dict[str, Any] | None = None
 
     def before_train(self, runner: Any) -> None:
-        """Tidy up what a kill left, and put back the random states of a resumed training."""
+        """Delete the drafts that a kill left, and restore the random states of a resumed training."""
         super().before_train(runner)
         if is_main_process() and _is_local(self.out_dir):
             for draft in Path(self.out_dir).glob(f".*{DRAFT}"):
@@ -61,8 +62,8 @@ class CheckpointHook(MMEngineCheckpointHook):
             return
         if len(states) != runner.world_size:
             runner.logger.warning(
-                f"the checkpoint is of {len(states)} processes, this training has {runner.world_size}: its random "
-                "numbers start anew"
+                f"the checkpoint is of {len(states)} processes, this training has {runner.world_size}: its "
+                "random numbers start again from the seed"
             )
             return
         loop = runner.train_loop
@@ -75,27 +76,27 @@ class CheckpointHook(MMEngineCheckpointHook):
         """Compare the checkpoint with this training before its weights are loaded."""
         if not getattr(runner, "_resume", False):
             return
-        check_resumable(_network(runner), checkpoint)
+        check_resumable(unwrapped(runner.model), checkpoint)
         self._resumed = checkpoint.get(STATE, {}).get("random_states")
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Add what a training needs to go on exactly."""
-        network = _network(runner)
+        """Add random states and the hashes of teacher and prompts."""
+        network = unwrapped(runner.model)
         identity = network.identity() if hasattr(network, "identity") else {}
         checkpoint[STATE] = dict(random_states=self._random_states or [get_random_state()], identity=identity)
 
     def before_val(self, runner: Any) -> None:
-        """Note the training's random state."""
+        """Save the training's random state."""
         self._before_val = get_random_state()
 
     def after_val(self, runner: Any) -> None:
-        """Put back the training's random state."""
+        """Restore the training's random state."""
         if self._before_val is not None:
             set_random_state(self._before_val)
         self._before_val = None
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
-        """Write a checkpoint, name it in `last_checkpoint`, then delete those that are too many."""
+        """Write a checkpoint, name it in `last_checkpoint`, then delete the outdated ones."""
         hub = runner.message_hub
         if self.max_keep_ckpts > 0 and not (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
             outdated = list(hub.runtime_info.get(_OUTDATED, ()))
@@ -109,7 +110,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         hub.update_info("last_ckpt", self.last_ckpt)
         self._random_states = all_gather_object(self._before_val or get_random_state())
         if runner.world_size > 1:
-            for buffer in _network(runner).buffers():
+            for buffer in unwrapped(runner.model).buffers():
                 broadcast(buffer)
         self._save_whole(
             runner.save_checkpoint,
@@ -129,9 +130,10 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._remove_outdated(runner)
 
     def _save_best_checkpoint(self, runner: Any, metrics: Any) -> None:
-        """Write the best checkpoint as whole as any other, before the one that was best is deleted."""
+        """Write the best checkpoint whole before the previous best one is deleted."""
         self._random_states = all_gather_object(self._before_val or get_random_state())
-        with self._deletions_last(), _set(runner, "save_checkpoint", partial(self._save_whole, runner.save_checkpoint)):
+        save = partial(self._save_whole, runner.save_checkpoint)
+        with self._deletions_last(), replaced(runner, "save_checkpoint", save):
             super()._save_best_checkpoint(runner, metrics)
 
     @contextmanager
@@ -139,7 +141,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         backend, removed = self.file_backend, []
 
         class Later:
-            """A file backend that notes what it is to delete."""
+            """A file backend that defers deletions."""
 
             def __getattr__(self, name: str) -> Any:
                 if name in ("remove", "rmtree"):
@@ -159,14 +161,14 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     @staticmethod
     def _save_whole(save: Callable[..., None], out_dir: str, filename: str, *args: Any, **options: Any) -> None:
-        """Write to a draft in the same folder and move it to its name; stores other than disks write whole by themselves."""
+        """Write to a draft in the same folder and rename it; backends other than disks write whole files themselves."""
         if not _is_local(out_dir):
             save(out_dir, filename, *args, **options)
             return
         draft, target = Path(out_dir, f".{filename}{DRAFT}"), Path(out_dir, filename)
         try:
             save(out_dir, draft.name, *args, **options)
-            barrier()  # where every process writes a part
+            barrier()  # every process may have written a part
             if is_main_process():
                 _flush(draft)
                 os.replace(draft, target)
@@ -177,7 +179,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             raise
 
     def _remove_outdated(self, runner: Any) -> None:
-        """Delete the checkpoints that are too many, if those that replace them are there."""
+        """Delete the outdated checkpoints, whose successors are written."""
         outdated = runner.message_hub.runtime_info.get(_OUTDATED)
         if not outdated:
             return
@@ -191,14 +193,14 @@ class CheckpointHook(MMEngineCheckpointHook):
 
 
 class _Resumed:
-    """The iterator of an iteration loop that goes on: skips what was seen, then puts back the random state.
+    """The iterator of a resumed iteration loop: it skips the batches seen before, then restores the random state.
 
-    The skipped batches, and an iterator that is made anew, draw random numbers that the uninterrupted training did not.
+    Skipped batches and a new iterator draw random numbers that the uninterrupted training did not draw.
     """
 
     def __init__(self, loop: Any, state: Any) -> None:
         self.loop, self.state, self.inner = loop, state, loop.dataloader_iterator
-        # Some versions of MMEngine skip by `skip_iter`, others by taking one batch after another.
+        # Some versions of MMEngine skip by `skip_iter`, others by drawing the batches.
         skips = not hasattr(self.inner, "skip_iter") and not getattr(loop, "fast_forward_on_resume", False)
         self.left = loop.iter if skips else 0
 
@@ -219,28 +221,15 @@ class _Resumed:
         return next(self.inner)
 
 
-def _network(runner: Any) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
 def _is_local(folder: Any) -> bool:
     return "://" not in str(folder)
 
 
 def _flush(path: Path) -> None:
-    """Have the disk itself hold a file or folder, where that can be asked for."""
+    """Flush a file or folder to the disk, where the file system supports it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         with suppress(OSError):
             os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        delattr(owner, name)

@@ -1,4 +1,4 @@
-"""Weights and maps laid out channels-last in memory, which convolutions on today's processors and GPUs prefer."""
+"""Channels-last memory format, in which convolutions are faster on current CPUs and GPUs."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from mmengine.model import is_model_wrapper
 
 
 class ChannelsLastHook(Hook):
-    """Turn the weights of student and teacher channels-last before training; maps follow the weights.
+    """Convert the weights of student and teacher to channels-last before training; feature maps follow the weights.
 
-    Only the order in memory changes, so checkpoints and results stay what they are, to rounding. It changes after the
-    weights were initialised, because initialisations draw in the order of memory. A wrapper for several processes is made
-    anew around the converted model: `DistributedDataParallel` lays out its buckets of gradients by the weights it is
-    given, and would read gradients of another layout in the wrong order.
+    Only the order in memory changes: checkpoints stay the same, results to rounding. The conversion comes after the
+    initialisation of the weights, which draws in the order of memory. The model of several processes is wrapped again:
+    `DistributedDataParallel` lays out its gradient buckets by the weights it is given, and would read gradients of another
+    layout in the wrong order.
 
     Raises:
-        ValueError: before the first step, the Runner cannot wrap its model anew.
+        ValueError: before the first step, the Runner cannot wrap its model again.
     """
 
     priority = "VERY_HIGH"
 
     def before_train(self, runner: Any) -> None:
-        """Convert the model; a distiller or prompt tuner takes its teacher along."""
+        """Convert the model, and the teacher of a distiller or prompt tuner."""
         model = runner.model
         if not is_model_wrapper(model):
             model.to(memory_format=torch.channels_last)
@@ -36,7 +36,7 @@ class ChannelsLastHook(Hook):
             )
         module, is_compiled = model.module.to(memory_format=torch.channels_last), "train_step" in vars(model)
         del model
-        runner.model = None  # the old wrapper lets go of the gradients
+        runner.model = None  # so that the old wrapper releases the gradients
         runner.model = runner.wrap_model(runner.cfg.get("model_wrapper_cfg"), module)
         if is_compiled:
             runner._maybe_compile("train_step")

@@ -1,4 +1,4 @@
-"""A guard over every training step: numbers that are not finite are named and never reach the weights."""
+"""Guard against losses and gradients that are not finite."""
 
 from __future__ import annotations
 
@@ -11,49 +11,52 @@ import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor
 
-from freqkd.checks import check_at_least, check_choice, check_whole
-from freqkd.distillers.record import (
+from freqkd.hooks.replay import bad_data, precision_of, write_replay
+from freqkd.models.step_record import (
     LOWERED,
     Finding,
     StepRecord,
     main_findings,
-    put_back,
-    replaced,
     terms_to_blame,
 )
-from freqkd.distillers.weights import measurements
-from freqkd.randomness import get_random_state
-from freqkd.replay import bad_data, precision_of, write_replay
+from freqkd.models.weight import measurements
+from freqkd.utils.checks import check_at_least, check_choice, check_whole
+from freqkd.utils.patches import replaced, restore
+from freqkd.utils.processes import unwrapped
+from freqkd.utils.randomness import get_random_state
 
-DROPPED = "dropped_steps"  # in the message hub, and so in checkpoints
+DROPPED = "dropped_steps"  # key in the message hub, and so in checkpoints
 ACTIONS = ("stop", "skip", "lower")
+_ADVICE = (
+    "; to drop such steps and continue, add dict(type='freqkd.NonFiniteHook', action='skip') to custom_hooks, or "
+    "action='lower' to lower the weight of the term"
+)
 
 
 class NonFiniteError(ValueError):
-    """A loss or a gradient is not finite; the message says which, at which step and tap, and where the step lies."""
+    """A loss or a gradient is not finite; the message names it, its step, its tap and the replay file."""
 
 
 class NonFiniteHook(Hook):
-    """Look at losses and gradients before each step of the optimizer; a step that is not finite is dropped whole.
+    """Check losses and gradients before each step of the optimizer, and drop a step that is not finite.
 
-    Weights, batch norm statistics and measured shares stay what they were before it. The first such step of a run goes to
-    `WORK_DIR/non_finite_step_N.pth`, for `tools/replay.py`. All processes take the same decision. With accumulated
-    gradients, a step is all the batches that make one step of the optimizer.
+    Weights, batch norm statistics and measured ratios keep their values from before the step. The first such step of a run
+    is written to `WORK_DIR/non_finite_step_N.pth`, for `tools/replay.py`. All processes take the same decision. With
+    accumulated gradients, a step is all the batches of one step of the optimizer.
 
-    Under AMP, gradients that are infinite are how a `GradScaler` finds its scale: they are left to it, until it has skipped
-    `amp_tries` steps in a row. A *loss* that is not finite does not depend on that scale, so it counts at once.
+    Under AMP, a `GradScaler` finds its scale by infinite gradients: it handles them, until it has skipped `amp_tries` steps
+    in a row. A *loss* that is not finite does not depend on the scale, and counts at once.
 
     Args:
-        action: `"stop"` ends the training; `"skip"` goes on with the next batch; `"lower"` does so too and multiplies the
-            weight of the term that is to blame by `factor`, for the rest of the training and of those that resume it.
+        action: `"stop"` ends the training; `"skip"` continues with the next batch; `"lower"` does so too and multiplies the
+            weight of the term that caused it by `factor`, for the rest of the training, resumed or not.
         factor: below 1.
-        patience: so many dropped steps in a row end the training. It also ends where the weights are not finite already,
-            and under "lower" where no term alone is to blame.
-        amp_tries: steps that a `GradScaler` may skip in a row; from its first scale on, 17 bring it below 1.
+        patience: number of dropped steps in a row that ends the training. It also ends where the weights are already not
+            finite, and under "lower" where the cause is not a single term.
+        amp_tries: steps that a `GradScaler` may skip in a row; 17 bring its initial scale below 1.
 
     Raises:
         ValueError: an argument out of range.
@@ -65,37 +68,37 @@ class NonFiniteHook(Hook):
         ```
     """
 
-    priority = "VERY_LOW"  # what other hooks do before a step belongs to the step
+    priority = "VERY_LOW"  # after other hooks, whose changes before a step belong to the step
 
     def __init__(self, action: str = "stop", factor: float = 0.1, patience: int = 10, amp_tries: int = 20) -> None:
         check_choice("action", action, ACTIONS)
         check_at_least("factor", factor, 0)
         if factor >= 1:
-            raise ValueError(f"factor must be below 1, which would lower nothing, got {factor}")
+            raise ValueError(f"factor must be below 1, got {factor}")
         check_whole("patience", patience, 1)
         check_whole("amp_tries", amp_tries, 1)
         self.action, self.factor, self.patience, self.amp_tries = action, float(factor), patience, amp_tries
         self._in_a_row = self._tries = 0
-        self._dropping = self._told = False
-        # The model's buffers and measured shares, and what they held before this batch,
+        self._dropping = self._saved = False
+        # The model's buffers and measured ratios with their values before this batch,
         self._before: list[tuple[Any, Any]] = []
-        self._cycle: list[tuple[Any, Any]] = []  # before the first batch of this step of the optimizer
+        self._cycle: list[tuple[Any, Any]] = []  # and before the first batch of this step of the optimizer
         self._random: Mapping[str, Any] = {}
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Note what the step may change, and listen to it."""
+        """Save what the step may change, and watch the step."""
         optimizer, model = runner.optim_wrapper, runner.model
         if not isinstance(optimizer, OptimWrapper) or isinstance(optimizer, OptimWrapperDict):
             return
         self._random = get_random_state()
-        network = _network(runner)
+        network = unwrapped(runner.model)
         self._before = [(part, part.clone()) for part in (*network.buffers(), *measurements(network))]
         self._cycle = self._cycle or self._before
         own = vars(model).get("train_step")
 
         def train_step(data: Any, optim_wrapper: Any) -> Any:
-            # Only for this one step, so that an error in it leaves nothing behind.
-            put_back(model, "train_step", own)
+            # For this step only, so that an error in it leaves nothing behind.
+            restore(model, "train_step", own)
             with self._watching(runner, data_batch):
                 return model.train_step(data, optim_wrapper=optim_wrapper)
 
@@ -105,7 +108,7 @@ class NonFiniteHook(Hook):
     def _watching(self, runner: Any, batch: Any) -> Iterator[None]:
         optimizer = runner.optim_wrapper
         backward, step = optimizer.backward, optimizer.step
-        record = StepRecord(_network(runner))
+        record = StepRecord(unwrapped(runner.model))
 
         def watched_backward(loss: Tensor, **options: Any) -> None:
             with record.backward():
@@ -124,7 +127,7 @@ class NonFiniteHook(Hook):
             yield
 
     def _look(self, runner: Any, record: StepRecord, batch: Any) -> None:
-        """Drop the step if anything in it is not finite on any process."""
+        """Drop the step if a loss or gradient is not finite in any process."""
         if self._dropping:
             return
         optimizer = runner.optim_wrapper
@@ -136,7 +139,7 @@ class NonFiniteHook(Hook):
             self._tries = 0
             return
         ids = {id(one) for one in trained}
-        parameters = {name: one for name, one in _network(runner).named_parameters() if id(one) in ids}
+        parameters = {name: one for name, one in unwrapped(runner.model).named_parameters() if id(one) in ids}
         found = [*bad_data(batch), *record.findings(parameters)]
         if runner.world_size > 1:
             found = [
@@ -146,7 +149,7 @@ class NonFiniteHook(Hook):
             ]
         found = main_findings(found)
         if not any(one.kind != "data" for one in found):
-            return  # large numbers whose sum overflowed
+            return  # finite numbers whose sum overflowed
         scaled = getattr(optimizer, "loss_scaler", None) is not None
         if scaled and all(one.kind in ("term", "gradient") for one in found):
             self._tries += optimizer.should_update()
@@ -164,55 +167,48 @@ class NonFiniteHook(Hook):
         hub = MessageHub.get_current_instance()
         hub.update_info(DROPPED, int(hub.runtime_info.get(DROPPED, 0)) + 1)
         blamed = terms_to_blame(found)
-        told = f"step {runner.iter + 1}: {_describe(found, runner.world_size)}"
+        message = f"step {runner.iter + 1}: {_describe(found, runner.world_size)}"
         if self._tries > 1:
-            told += f" (the GradScaler skipped {self._tries - 1} steps in a row, down to a scale of {_scale(runner):g})"
-            if precision_of(runner.optim_wrapper)["autocast"] == "float16":
-                told += (
+            autocast, scale = precision_of(runner.optim_wrapper).values()
+            message += f" (the GradScaler skipped {self._tries - 1} steps in a row, down to a scale of {scale:g})"
+            if autocast == "float16":
+                message += (
                     "; the losses are finite, but float16 ends at 65504: lower the weight or loss_weight of what it names, or "
                     "train with optim_wrapper.dtype='bfloat16'"
                 )
         reason = self._why_stop(found, blamed)
         if reason is not None:
-            raise NonFiniteError(f"{told}; the weights are those before it{reason}{where}{self._advice(reason)}")
+            raise NonFiniteError(f"{message}; the weights are those before it{reason}{where}{_ADVICE * (not reason)}")
         if self.action == "lower":
             factors = dict(hub.runtime_info.get(LOWERED, {}))
             factors.update({term: factors.get(term, 1.0) * self.factor for term in blamed})
             hub.update_info(LOWERED, factors)
-            told += "; its weight is lowered: " + ", ".join(f"{term} times {factors[term]:g}" for term in blamed)
-        runner.logger.warning(f"{told}; the step is dropped ({self._in_a_row} in a row){where}")
+            message += "; its weight is lowered: " + ", ".join(f"{term} times {factors[term]:g}" for term in blamed)
+        runner.logger.warning(f"{message}; the step is dropped ({self._in_a_row} in a row){where}")
 
     def _why_stop(self, found: list[Finding], blamed: list[str]) -> str | None:
-        """Return why this ends the training, in words that may be none; None: it goes on."""
+        """Return a message on why this ends the training, possibly empty; None: it continues."""
         if self.action == "stop":
             return ""
         if any(one.kind == "weight" for one in found):
-            return "; leaving out a step does not mend them"
+            return "; dropping the step does not restore them"
         if self.action == "lower" and not blamed:
-            return "; no term alone is to blame, so there is none to lower"
+            return "; the cause is not a single term, so none is lowered"
         if self._in_a_row >= self.patience:
             return f"; {self._in_a_row} steps in a row were dropped (patience={self.patience})"
         return None
 
-    def _advice(self, reason: str) -> str:
-        if reason:
-            return ""
-        return (
-            "; to go on without such steps, add dict(type='freqkd.NonFiniteHook', action='skip') to custom_hooks, or "
-            "action='lower' to lower the weight of the term"
-        )
-
     def _save(self, runner: Any, record: StepRecord, batch: Any, found: list[Finding]) -> str:
-        """Write the replay file of a run's first such step, and say where it lies and how to use it."""
-        if self._told:
+        """Write the replay file of a run's first such step; return a message on how to use it."""
+        if self._saved:
             return ""
-        self._told = True
+        self._saved = True
         path = os.path.join(runner.work_dir, f"non_finite_step_{runner.iter + 1}.pth")
         if runner.rank == found[0].rank:
             try:
                 write_replay(
                     path,
-                    _network(runner),
+                    unwrapped(runner.model),
                     batch,
                     self._random,
                     found,
@@ -224,11 +220,7 @@ class NonFiniteHook(Hook):
                 )
             except OSError as error:
                 return f"; it could not be written to {path} ({error.strerror})"
-        return f"; see it again with: python tools/replay.py {_config_of(runner)} {path}"
-
-
-def _network(runner: Any) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+        return f"; to run it again: python tools/replay.py {_config_of(runner)} {path}"
 
 
 def _restore(buffers: list[tuple[Any, Any]]) -> None:
@@ -236,20 +228,16 @@ def _restore(buffers: list[tuple[Any, Any]]) -> None:
         buffer.copy_(before)
 
 
-def _scale(runner: Any) -> float:
-    return float(runner.optim_wrapper.loss_scaler.get_scale())
-
-
 def _describe(found: list[Finding], world_size: int, most: int = 3) -> str:
-    """Name what is not finite, the first few of it."""
+    """Describe the first findings, at most `most`."""
     ranks = sorted({one.rank for one in found})
-    words = [str(one) for one in {(one.kind, one.name): one for one in reversed(found)}.values()][::-1]
-    told = ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
-    return told + (f" (rank {', '.join(map(str, ranks))})" if world_size > 1 else "")
+    texts = [str(one) for one in {(one.kind, one.name): one for one in reversed(found)}.values()][::-1]
+    message = ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+    return message + (f" (rank {', '.join(map(str, ranks))})" if world_size > 1 else "")
 
 
 def _config_of(runner: Any) -> str:
-    """Return the config of a run: the copy in its work dir, which has what the command line changed."""
+    """Return the config file of a run: the copy in its work dir, which has the changes of the command line."""
     name = getattr(runner.cfg, "filename", None)
     copied = os.path.join(runner.work_dir, os.path.basename(name)) if name else ""
     return copied if os.path.isfile(copied) else name or "CONFIG"

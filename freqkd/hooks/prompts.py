@@ -1,4 +1,4 @@
-"""What the prompt stage leaves behind: its prompts in one file, and whether they learnt anything."""
+"""Hooks of the prompt stage: the prompt file, and statistics of the masks before and after."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
-from freqkd.checkpoints import write_atomic
+from freqkd.models.prompt_file import write_prompts
+from freqkd.utils.processes import unwrapped
 
 
 class PromptFileHook(Hook):
@@ -39,10 +39,9 @@ class PromptFileHook(Hook):
 
     @master_only
     def _write(self, runner: Any) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+        model = unwrapped(runner.model)
         path = os.path.join(runner.work_dir, self.name)
-        write_atomic(dict(state_dict=state, meta=dict(teacher=str(model.teacher.checkpoint), **model.prompt_use)), path)
+        write_prompts(model, path)
         self._written = True
         runner.logger.info(f"Wrote the prompts to {path} ({os.path.getsize(path) / 1e3:.0f} kB)")
 
@@ -65,7 +64,7 @@ class PromptStatisticsHook(Hook):
                     "PromptStatisticsHook measures nothing: it needs val_dataloader, and the config has none"
                 )
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         batch = next(iter(runner.val_dataloader))
         data = model.data_preprocessor(batch, False)
         numbers = model.measure(data["inputs"], data["data_samples"])

@@ -1,48 +1,31 @@
-"""Losses: one method, one file, each a pure function and a thin module of the same name."""
+"""Distillation losses, one file for each method: a pure function and a module `...Loss` of the same name.
 
-from freqkd.losses.attention import ATLoss as ATLoss
-from freqkd.losses.attention import at_loss as at_loss
-from freqkd.losses.bckd import BCKDLoss as BCKDLoss
-from freqkd.losses.bckd import bckd_terms as bckd_terms
-from freqkd.losses.bckd import box_iou_loss as box_iou_loss
-from freqkd.losses.bckd import distribution_boxes as distribution_boxes
-from freqkd.losses.bckd import quality_focal_loss as quality_focal_loss
-from freqkd.losses.channelwise import CWDLoss as CWDLoss
-from freqkd.losses.channelwise import cwd_loss as cwd_loss
-from freqkd.losses.crosskd import CrossKDLoss as CrossKDLoss
-from freqkd.losses.crosskd import align_statistics as align_statistics
-from freqkd.losses.crosskd import crosskd_terms as crosskd_terms
-from freqkd.losses.crosskd_boxes import CrossKDBoxLoss as CrossKDBoxLoss
-from freqkd.losses.crosskd_boxes import crosskd_box_terms as crosskd_box_terms
-from freqkd.losses.divergence import build_divergence as build_divergence
-from freqkd.losses.focal_global import FGDLoss as FGDLoss
-from freqkd.losses.focal_global import fgd_loss as fgd_loss
-from freqkd.losses.focal_global import fgd_terms as fgd_terms
-from freqkd.losses.frequency import FreeKDLoss as FreeKDLoss
-from freqkd.losses.frequency import freekd_loss as freekd_loss
-from freqkd.losses.imitation import L2Loss as L2Loss
-from freqkd.losses.imitation import MSELoss as MSELoss
-from freqkd.losses.imitation import PKDLoss as PKDLoss
-from freqkd.losses.imitation import l2_loss as l2_loss
-from freqkd.losses.imitation import mse_loss as mse_loss
-from freqkd.losses.imitation import pkd_loss as pkd_loss
-from freqkd.losses.localization import LDLoss as LDLoss
-from freqkd.losses.localization import ld_loss as ld_loss
-from freqkd.losses.localization import ld_terms as ld_terms
-from freqkd.losses.localization import valuable_region as valuable_region
-from freqkd.losses.logits import LogitLoss as LogitLoss
-from freqkd.losses.masked_generation import MGDLoss as MGDLoss
-from freqkd.losses.masked_generation import mgd_loss as mgd_loss
-from freqkd.losses.multiview import MLKDLoss as MLKDLoss
-from freqkd.losses.multiview import mlkd_terms as mlkd_terms
-from freqkd.losses.points import annealing_kd_loss as annealing_kd_loss
-from freqkd.losses.points import dist_loss as dist_loss
-from freqkd.losses.points import dkd_loss as dkd_loss
-from freqkd.losses.points import dtkd_loss as dtkd_loss
-from freqkd.losses.points import kd_loss as kd_loss
-from freqkd.losses.points import nkd_loss as nkd_loss
-from freqkd.losses.points import normkd_loss as normkd_loss
-from freqkd.losses.points import sdd_loss as sdd_loss
-from freqkd.losses.points import standardized_kd_loss as standardized_kd_loss
-from freqkd.losses.regions import build_regions as build_regions
-from freqkd.losses.softening import build_softening as build_softening
+Every name in the `__all__` of a module below stands here too, so a new loss needs no entry.
+
+>>> from freqkd import losses
+>>> losses.MSELoss.__module__
+'freqkd.losses.mse'
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+__all__: list[str] = []
+
+
+def _collect() -> None:
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+        public = importlib.import_module(module.name)
+        for name in getattr(public, "__all__", ()):
+            globals()[name] = getattr(public, name)
+            __all__.append(name)
+
+
+_collect()
+
+
+def __getattr__(name: str) -> Any:  # for type checkers, which do not run `_collect`
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

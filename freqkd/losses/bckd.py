@@ -1,4 +1,4 @@
-"""BCKD: class logits as binary maps, boxes by their overlap, on GFL heads."""
+"""BCKD: binary distillation of class logits, and distillation of boxes by their overlap, on GFL heads."""
 
 from __future__ import annotations
 
@@ -7,125 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqkd.checks import check_at_least, check_choice, check_same_shape, upcast
-from freqkd.losses.divergence import check_focal_exponent
-from freqkd.losses.localization import mean_by_weight, paired_rows
-from freqkd.losses.logits import LogitLoss, Logits
+from freqkd.losses.boxes import box_iou_loss, distribution_boxes, paired_rows, quality_focal_loss
+from freqkd.losses.logits.divergence import check_focal_exponent
+from freqkd.losses.logits.loss import Logits
+from freqkd.utils.checks import check_at_least
 
-
-def quality_focal_loss(
-    student: Logits,
-    teacher: Logits,
-    target: Logits | None = None,
-    *,
-    tau: float = 1.0,
-    beta: float = 1.0,
-    weight: Logits | None = None,
-    avg_factor: float | Tensor | None = None,
-    ignore_index: int | None = None,
-) -> Tensor:
-    """Distil a sigmoid head's classes: `sum_n w_n sum_c BCE(s, sigma(t)) |sigma(t) - sigma(s)|^beta / avg_factor`.
-
-    Grid: fixed x quality_focal, activation sigmoid. The class term of BCKD and CrossKD, which divide by the number of
-        positives.
-
-    Args:
-        student: logits (N, C), (N, C, *S), or a list of levels.
-        teacher: the same shapes; no gradient.
-        target: labels, only read for `ignore_index`; a sigmoid head's background is C.
-        tau: temperature; the papers have none (1).
-        beta: exponent of the modulating factor, 0 or at least 1.
-        weight: of each position, (N,) or (N, *S).
-        avg_factor: what the sum is divided by, counted as at least 1; None for the sum of the weights.
-        ignore_index: label of positions that do not count.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: as `LogitLoss`.
-
-    References:
-        Yang et al., arXiv 2308.14286; Wang et al., arXiv 2306.11369. Differs from the programs in an epsilon of 1e-7
-        beside their `avg_factor`.
-
-    Config::
-
-        loss=dict(type='freqkd.LogitLoss', softening=dict(type='fixed', tau=1.0), divergence='quality_focal',
-        activation='sigmoid')
-
-    >>> _ = torch.manual_seed(0)
-    >>> print(f"{quality_focal_loss(torch.randn(2, 5), torch.randn(2, 5)).item():.4f}")
-    0.7925
-    """
-    divergence = {"type": "quality_focal", "beta": beta}
-    loss = LogitLoss({"type": "fixed", "tau": tau}, divergence, activation="sigmoid", ignore_index=ignore_index)
-    result: Tensor = loss(student, teacher, target, weight=weight, avg_factor=avg_factor)
-    return result
-
-
-def distribution_boxes(reg: Tensor) -> Tensor:
-    """Return the boxes that distributions (M, 4 * bins) expect, about the point they belong to, in units of the stride.
-
-    The distances are expectations over the bins 0, 1, ...: (-left, -top, right, bottom), (M, 4). The place of the point
-    drops out of every overlap of two boxes of the same point.
-
-    >>> distribution_boxes(torch.zeros(1, 12))
-    tensor([[-1., -1.,  1.,  1.]])
-    """
-    probability = reg.view(len(reg), 4, reg.shape[1] // 4).softmax(2)
-    distances = (probability * torch.arange(probability.shape[2], device=reg.device, dtype=reg.dtype)).sum(2)
-    return torch.cat([-distances[:, :2], distances[:, 2:]], 1)
-
-
-def box_iou_loss(
-    student_boxes: Tensor,
-    teacher_boxes: Tensor,
-    weight: Tensor | None = None,
-    *,
-    kind: str = "giou",
-    avg_factor: float | Tensor | None = None,
-    eps: float = 1e-6,
-) -> Tensor:
-    """Distil decoded boxes: `sum_n w_n (1 - GIoU(student_n, teacher_n)) / avg_factor`, or with the plain IoU.
-
-    For heads without distributions: CrossKD has GIoU with weight 1 on RetinaNet and ATSS, IoU with 0.75 on FCOS.
-
-    Args:
-        student_boxes: (M, 4), x1 y1 x2 y2, of the same positions as the teacher's.
-        teacher_boxes: (M, 4); no gradient.
-        weight: (M,), None for 1.
-        kind: "giou" or "iou".
-        avg_factor: as in `mean_by_weight`.
-        eps: least area, so that empty boxes stay finite.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: for other shapes or another kind.
-
-    References:
-        Rezatofighi et al., arXiv 1902.09630 (GIoU).
-
-    >>> box_iou_loss(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[0.0, 0, 2, 4]])).item()
-    0.5
-    """
-    check_choice("kind", kind, ("giou", "iou"))
-    check_same_shape(student_boxes, teacher_boxes, "boxes")
-    if student_boxes.dim() != 2 or student_boxes.shape[1] != 4:
-        raise ValueError(f"student_boxes must have the shape (M, 4), got {tuple(student_boxes.shape)}")
-    a, b = upcast(student_boxes), upcast(teacher_boxes).detach()
-    areas = [(x[:, 2] - x[:, 0]) * (x[:, 3] - x[:, 1]) for x in (a, b)]
-    overlap = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
-    union = (areas[0] + areas[1] - overlap).clamp(min=eps)
-    score = overlap / union
-    if kind == "giou":
-        hull = (
-            (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).clamp(min=0).prod(1).clamp(min=eps)
-        )
-        score = score - (hull - union) / hull
-    return mean_by_weight(1 - score, weight, avg_factor)
+__all__ = ["BCKDLoss", "bckd_terms"]
 
 
 def bckd_terms(
@@ -173,15 +60,15 @@ def bckd_terms(
     >>> print({name: round(value.item(), 4) for name, value in terms.items()})
     {'loss_cls_kd': 1.4277, 'loss_loc_kd': 3.0125}
     """
-    ours, theirs = paired_rows(cls_student, cls_teacher, "class logits")
+    student, teacher = paired_rows(cls_student, cls_teacher, "class logits")
     boxes = [distribution_boxes(x) for x in paired_rows(reg_student, reg_teacher, "box distributions")]
-    if len(boxes[0]) != len(ours):
+    if len(boxes[0]) != len(student):
         raise ValueError(
-            f"cls_student and reg_student must have the same positions, got {len(ours)} and {len(boxes[0])}"
+            f"cls_student and reg_student must have the same positions, got {len(student)} and {len(boxes[0])}"
         )
-    seen = torch.ones_like(ours[:, 0]) if label_weights is None else label_weights.reshape(-1).to(ours.dtype)
-    gap = (theirs.sigmoid() - ours.detach().sigmoid()).abs().amax(1)
-    cls = quality_focal_loss(ours, theirs, beta=beta, weight=seen, avg_factor=avg_factor)
+    seen = torch.ones_like(student[:, 0]) if label_weights is None else label_weights.reshape(-1).to(student.dtype)
+    gap = (teacher.sigmoid() - student.detach().sigmoid()).abs().amax(1)
+    cls = quality_focal_loss(student, teacher, beta=beta, weight=seen, avg_factor=avg_factor)
     return {
         "loss_cls_kd": class_weight * cls,
         "loss_loc_kd": box_weight * box_iou_loss(boxes[0], boxes[1], gap * seen, avg_factor=avg_factor),

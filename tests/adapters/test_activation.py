@@ -1,4 +1,4 @@
-"""A logit loss for softmax heads is no loss for sigmoid heads, nor the other way round; adapters see the head and say so."""
+"""Adapters check that a logit loss and a head have the same activation, softmax or sigmoid."""
 
 from types import SimpleNamespace
 
@@ -12,9 +12,9 @@ from freqkd.adapters.cross_head import CrossHead
 from freqkd.adapters.dense import DenseLogits, check_activation, find_head
 from freqkd.adapters.proposals import ProposalLogits
 from freqkd.adapters.queries import QueryLogits
-from freqkd.compat import read_config
-from freqkd.distillers.terms import DistillTerm
 from freqkd.losses import LogitLoss, MLKDLoss, MSELoss
+from freqkd.models.term import DistillTerm
+from freqkd.utils.compat import read_config
 
 SOFTMAX, SIGMOID = dict(type="CrossEntropyLoss"), dict(type="FocalLoss", use_sigmoid=True)
 GRID = [
@@ -61,10 +61,8 @@ def test_the_head_and_the_loss_are_of_one_kind(heads, adapter, head, owner, dive
     words = (
         f"activation must be '{head}', as the {owner}'s .*Head has use_sigmoid={head == 'sigmoid'}, got '{activation}'"
     )
-    cure = (
-        f"set activation='{head}', with a divergence for it: .*{'binary_kl' if head == 'sigmoid' else 'kl, dkd, nkd'}"
-    )
-    with pytest.raises(ValueError, match=f"terms.loss_kd: the loss's {words}; {cure}"):
+    fix = f"set activation='{head}', with a divergence for it: .*{'binary_kl' if head == 'sigmoid' else 'kl, dkd, nkd'}"
+    with pytest.raises(ValueError, match=f"terms.loss_kd: the loss's {words}; {fix}"):
         term.check_network("loss_kd", owner, heads[adapter, head])
 
 
@@ -72,20 +70,22 @@ def test_the_head_and_the_loss_are_of_one_kind(heads, adapter, head, owner, dive
 def test_it_is_said_when_the_distiller_is_built_or_prepared(tmp_path, task_head):
     import torch
 
-    from freqkd.distillers import Distiller
+    from freqkd.models import Distiller
 
     sigmoid, softmax = (read_config("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py").model for _ in range(2))
     for model in (sigmoid, softmax):
         model.backbone.init_cfg = None
     softmax.bbox_head.loss_cls = SOFTMAX
-    ours, theirs = (sigmoid, softmax) if task_head == "student" else (softmax, sigmoid)
+    student, teacher = (sigmoid, softmax) if task_head == "student" else (softmax, sigmoid)
     with DefaultScope.overwrite_default_scope("mmdet"):
-        torch.save(dict(state_dict=MODELS.build(ConfigDict(theirs)).state_dict()), tmp_path / "teacher.pth")
-        held = dict(config=dict(model=theirs, default_scope="mmdet"), checkpoint=str(tmp_path / "teacher.pth"))
+        torch.save(dict(state_dict=MODELS.build(ConfigDict(teacher)).state_dict()), tmp_path / "teacher.pth")
+        held = dict(config=dict(model=teacher, default_scope="mmdet"), checkpoint=str(tmp_path / "teacher.pth"))
         loss = dict(type="freqkd.LogitLoss", divergence="kl")
-        term = dict(student="bbox_head.retina_cls", adapter=dict(type="freqkd.DenseLogits", num_classes=80), loss=loss)
+        term = dict(
+            student_tap="bbox_head.retina_cls", adapter=dict(type="freqkd.DenseLogits", num_classes=80), loss=loss
+        )
         with pytest.raises(ValueError, match=f"terms.loss_kd: .* as the {task_head}'s RetinaHead has use_sigmoid=True"):
-            Distiller(ours, held, dict(loss_kd=term)).prepare()
+            Distiller(student, held, dict(loss_kd=term)).prepare()
 
 
 def test_the_other_adapters_of_logits_look_at_their_heads_too(heads):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from freqkd.checkpoints import read_checkpoint
+from freqkd.utils.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NAME = "annealing-kd_logits_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py"
@@ -20,7 +20,7 @@ model = dict(
 
 def test_the_teacher_goes_when_the_labels_come(tool, tmp_path):
     config = tmp_path / "annealing.py"
-    config.write_text(CONFIG.format(base=str(ROOT / "configs/road_scenes" / NAME)))
+    config.write_text(CONFIG.format(base=str(ROOT / "configs/annealing-kd" / NAME)))
     assert tool("train", config, "--work-dir", tmp_path / "work") == 0
     scalars = read_checkpoint(tmp_path / "work" / "iter_4.pth")["message_hub"]["log_scalars"]
     task, teacher = (scalars[f"train/{name}"].data[0] for name in ("decode.loss_ce", "distill.loss_logit"))

@@ -1,14 +1,14 @@
-"""Class maps of one-stage detectors: every anchor of every position is a sample."""
+"""Class logits of dense heads: every anchor of every position is a sample."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from freqkd.adapters.base import Batch
 from freqkd.adapters.dense import DenseLogits, unfold_anchors
-from freqkd.distillers import DistillTerm
-from freqkd.distillers.batch import Batch
 from freqkd.losses import LogitLoss
+from freqkd.models import DistillTerm
 
 
 def batch_of(*boxes):
@@ -65,8 +65,8 @@ def test_or_a_sum_divided_by_the_boxes_and_never_by_zero(levels):
 def test_the_unfolded_map_is_what_mmdet_reads():
     logits = torch.arange(2 * 6 * 2 * 2.0).reshape(2, 6, 2, 2)
     as_mmdet = logits.permute(0, 2, 3, 1).reshape(2, -1, 3)  # (N, H * W * A, C), as its heads flatten it
-    ours = unfold_anchors(logits, 3).permute(0, 3, 4, 2, 1).reshape(2, -1, 3)
-    torch.testing.assert_close(ours, as_mmdet)
+    unfolded = unfold_anchors(logits, 3).permute(0, 3, 4, 2, 1).reshape(2, -1, 3)
+    torch.testing.assert_close(unfolded, as_mmdet)
 
 
 def test_channels_that_do_not_divide_name_both_numbers():

@@ -1,5 +1,6 @@
 """LD, BCKD and CrossKD on real GFL heads: targets of the head's own assigner, gradients to the student alone."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +11,9 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 
 import freqkd.registry  # noqa: F401
+from freqkd.adapters.base import Batch
 from freqkd.adapters.cross_head import CrossHead, run_branch
 from freqkd.adapters.distribution import TAPS, BCKDTargets, LDTargets, assign_targets
-from freqkd.distillers.batch import Batch
 from freqkd.losses import BCKDLoss, CrossKDLoss, LDLoss
 from freqkd.taps import FeatureTap
 
@@ -59,7 +60,7 @@ def check_gradients(loss, batch, reached=("gfl_cls", "gfl_reg")):
 
 def test_targets_are_those_of_the_heads_own_loss(batch):
     head = batch.student.bbox_head
-    targets = assign_targets(head, batch.seen[TAPS[0]], batch.data_samples)
+    targets = assign_targets(head, batch.student_feats[TAPS[0]], batch.data_samples)
     positive = [(labels < 3).sum(1) for labels in targets.labels]
     per_image = torch.stack(positive).sum(0)
     assert per_image[0] > 0
@@ -71,8 +72,8 @@ def test_targets_are_those_of_the_heads_own_loss(batch):
 def test_ld_reads_scaled_distributions_labels_and_region(batch):
     batch.student.bbox_head.scales[0].scale.data.fill_(2.0)
     arguments = LDTargets()([], [], batch)
-    torch.testing.assert_close(arguments["reg_student"][0], 2 * batch.seen[TAPS[1]][0])
-    torch.testing.assert_close(arguments["reg_student"][1], batch.seen[TAPS[1]][1])
+    torch.testing.assert_close(arguments["reg_student"][0], 2 * batch.student_feats[TAPS[1]][0])
+    torch.testing.assert_close(arguments["reg_student"][1], batch.student_feats[TAPS[1]][1])
     region = torch.cat(arguments["vlr_region"], 1)
     assert region.shape == (2, 129)
     assert region[0].max() > 0
@@ -92,18 +93,20 @@ def test_bckd_counts_every_position_and_divides_by_the_positives(batch):
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_cross_predictions_of_the_teacher_itself_are_its_own(batch, index):
     """A student that is the teacher has the teacher's statistics: nothing is left to learn."""
-    twin = Batch(
-        batch.inputs, batch.inputs, batch.data_samples, batch.teacher.model, batch.teacher, batch.taught, batch.taught
-    )
-    found = CrossHead(index=index)(batch.taught["neck"], batch.taught["neck"], twin)
+    twin = dataclasses.replace(batch, student=batch.teacher.model, student_feats=batch.teacher_feats)
+    found = CrossHead(index=index)(batch.teacher_feats["neck"], batch.teacher_feats["neck"], twin)
     for level in range(3):  # P6 and P7 hold a position or two, whose deviation is next to nothing
         torch.testing.assert_close(found["cross_cls"][level], found["cls_teacher"][level], atol=1e-3, rtol=1e-3)
-        torch.testing.assert_close(found["cls_teacher"][level], batch.taught[TAPS[0]][level], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(found["reg_teacher"][level], batch.taught[TAPS[1]][level], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            found["cls_teacher"][level], batch.teacher_feats[TAPS[0]][level], atol=1e-4, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            found["reg_teacher"][level], batch.teacher_feats[TAPS[1]][level], atol=1e-4, rtol=1e-4
+        )
 
 
 def test_crosskd_teaches_the_students_branch_up_to_its_depth(batch):
-    found = CrossHead(index=1)(batch.seen["neck"], batch.taught["neck"], batch)
+    found = CrossHead(index=1)(batch.student_feats["neck"], batch.teacher_feats["neck"], batch)
     check_gradients(CrossKDLoss()(**found), batch, reached=())
     head = batch.student.bbox_head
     assert head.cls_convs[0].conv.weight.grad.abs().sum() > 0
@@ -113,7 +116,7 @@ def test_crosskd_teaches_the_students_branch_up_to_its_depth(batch):
 
 def test_a_branch_stops_before_its_activation(batch):
     convs = batch.student.bbox_head.cls_convs
-    feat = batch.seen["neck"][0]
+    feat = batch.student_feats["neck"][0]
     before = run_branch(convs, feat, 1)
     assert before.min() < 0
     torch.testing.assert_close(before.relu(), convs[0](feat))
@@ -124,4 +127,4 @@ def test_wrong_arguments_say_what_to_do(batch):
     with pytest.raises(ValueError, match="num_classes must be given where reg is None"):
         CrossHead(reg=None)
     with pytest.raises(ValueError, match="index must be at most 2"):
-        CrossHead(index=3)(batch.seen["neck"], batch.taught["neck"], batch)
+        CrossHead(index=3)(batch.student_feats["neck"], batch.teacher_feats["neck"], batch)

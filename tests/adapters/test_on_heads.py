@@ -13,10 +13,10 @@ from mmengine.structures import InstanceData, PixelData
 
 import freqkd.registry  # noqa: F401
 from freqkd.adapters import dense
+from freqkd.adapters.base import Batch
 from freqkd.adapters.dense import DenseLogits
-from freqkd.compat import read_config
-from freqkd.distillers.batch import Batch
 from freqkd.taps import FeatureTap
+from freqkd.utils.compat import read_config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HEADS = {  # config, tap, anchors per position
@@ -59,8 +59,8 @@ def test_its_samples_are_the_rows_of_the_heads_own_loss(name):
     batch = Batch(torch.zeros(2, 3, 64, 96), torch.zeros(1), samples, holder, None, {}, {})
     found = DenseLogits(num_classes=CLASSES)(maps, maps, batch)["student"]
     assert [tuple(level.shape[:3]) for level in found] == [(2, CLASSES, anchors)] * 5
-    ours = [level.permute(0, 3, 4, 2, 1).reshape(-1, CLASSES) for level in found]
-    torch.testing.assert_close(torch.cat(ours), torch.cat([row.reshape(-1, CLASSES) for row in rows]))
+    unfolded = [level.permute(0, 3, 4, 2, 1).reshape(-1, CLASSES) for level in found]
+    torch.testing.assert_close(torch.cat(unfolded), torch.cat([row.reshape(-1, CLASSES) for row in rows]))
 
 
 def test_the_number_of_boxes_is_that_of_all_processes_together(monkeypatch):
@@ -106,7 +106,8 @@ def segmenter(fresh, tmp_path):
     )
     term = dict(type="freqkd.DistillTerm", adapter=dict(type="freqkd.SegLogits"), loss=loss)
     terms = dict(
-        loss_main=dict(student=PATHS[0], weight=1.0, **term), loss_auxiliary=dict(student=PATHS[1], weight=0.4, **term)
+        loss_main=dict(student_tap=PATHS[0], weight=1.0, **term),
+        loss_auxiliary=dict(student_tap=PATHS[1], weight=0.4, **term),
     )
     teacher = dict(config=str(tmp_path / "teacher.py"), checkpoint=str(tmp_path / "teacher.pth"))
     with DefaultScope.overwrite_default_scope("mmseg"):
@@ -132,8 +133,8 @@ def test_both_heads_are_compared_where_there_are_labels_each_class_by_its_weight
         step = 64 // student.shape[2]
         near = labels[:, step // 2 :: step, step // 2 :: step]  # a label at the middle of each position
         assert near.shape[1:] == student.shape[2:]
-        ours, theirs = (student / TAU).log_softmax(1), (teachers[path][0] / TAU).softmax(1)
-        apart = F.kl_div(ours, theirs, reduction="none").sum(1) * TAU**2
+        log_p, q = (student / TAU).log_softmax(1), (teachers[path][0] / TAU).softmax(1)
+        apart = F.kl_div(log_p, q, reduction="none").sum(1) * TAU**2
         counts = torch.tensor([*WEIGHTS, 0.0])[near.where(near != 255, torch.tensor(5))]
         torch.testing.assert_close(losses[f"distill.loss_{name}"], weight * (counts * apart).sum() / counts.sum())
     losses["distill.loss_auxiliary"].backward()

@@ -1,4 +1,4 @@
-"""The teacher's box head answers for the student's own proposals, in one real Faster R-CNN and one real cascade."""
+"""Both box heads classify the student's proposals, in a Faster R-CNN and a cascade of mmdet."""
 
 import copy
 
@@ -6,15 +6,16 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 
 import freqkd.registry  # noqa: F401
+from freqkd.adapters.base import Batch
 from freqkd.adapters.proposals import ProposalLogits
-from freqkd.compat import read_config
-from freqkd.distillers import Distiller
-from freqkd.distillers.batch import Batch
 from freqkd.losses import dkd_loss
+from freqkd.models import Distiller
+from freqkd.utils.compat import read_config
 
 DKD = dict(type="freqkd.LogitLoss", softening=dict(type="fixed", tau=1.0), divergence=dict(type="dkd", beta=0.25))
 HEAD = "roi_head.bbox_head"
@@ -51,11 +52,11 @@ def teacher(config, folder):
     return dict(config=dict(model=config, default_scope="mmdet"), checkpoint=str(folder / "teacher.pth"))
 
 
-def distiller(folder, student=None, taught=None, **options):
-    held = teacher(taught or small(), folder)
+def distiller(folder, student=None, teacher_config=None, **options):
+    held = teacher(teacher_config or small(), folder)
     torch.manual_seed(0)
     adapter = dict(type="freqkd.ProposalLogits", **options)
-    term = dict(student="neck", adapter=adapter, loss=DKD)
+    term = dict(student_tap="neck", adapter=adapter, loss=DKD)
     with DefaultScope.overwrite_default_scope("mmdet"):
         model = Distiller(student or small(), held, dict(loss_dkd=term))
     model.init_weights()
@@ -82,8 +83,8 @@ def spy(monkeypatch):
     """What the adapter handed to the loss, call by call, with what it read."""
     calls, original = [], ProposalLogits.__call__
 
-    def watched(self, student, teacher, batch):
-        calls.append((original(self, student, teacher, batch), batch))
+    def watched(self, student_feats, teacher_feats, batch):
+        calls.append((original(self, student_feats, teacher_feats, batch), batch))
         return calls[-1][0]
 
     monkeypatch.setattr(ProposalLogits, "__call__", watched)
@@ -93,7 +94,7 @@ def spy(monkeypatch):
 def test_rows_are_the_students_proposals_with_the_labels_of_its_loss(tmp_path, batch, spy):
     model = distiller(tmp_path)
     losses = model(*batch, mode="loss")
-    found, seen = spy[0]
+    found, read = spy[0]
     rows = len(found["target"])
     assert found["student"].shape == found["teacher"].shape == (rows, 4)
     assert rows == 64
@@ -101,10 +102,10 @@ def test_rows_are_the_students_proposals_with_the_labels_of_its_loss(tmp_path, b
     entropy = torch.nn.functional.cross_entropy(found["student"], found["target"])
     torch.testing.assert_close(losses["loss_cls"], entropy)  # logits and labels are those of the student's own loss
     with torch.no_grad():  # the teacher by hand, on the same boxes
-        taught, (feats, rois) = model.teacher.model, seen.fed["roi_head.bbox_roi_extractor"][0]
+        network, (feats, rois) = model.teacher.model, read.student_inputs["roi_head.bbox_roi_extractor"][0]
         assert len(feats) == 4
-        own = taught.extract_feat(batch[0])[:4]
-        expected = taught.roi_head.bbox_head(taught.roi_head.bbox_roi_extractor(own, rois))[0]
+        own = network.extract_feat(batch[0])[:4]
+        expected = network.roi_head.bbox_head(network.roi_head.bbox_roi_extractor(own, rois))[0]
     torch.testing.assert_close(found["teacher"], expected)
     by_hand = dkd_loss(found["student"], expected, found["target"], tau=1.0, alpha=1.0, beta=0.25)
     torch.testing.assert_close(losses["distill.loss_dkd"], by_hand)
@@ -132,9 +133,9 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(tmp_path, batch):
 
 def test_the_teachers_neck_runs_once_where_another_term_taps_it(tmp_path, batch, monkeypatch):
     model = distiller(tmp_path)
-    taught, calls = model.teacher.model, []
-    taught.neck.register_forward_hook(lambda *_: calls.append(1))
-    mse = dict(student="neck", loss=dict(type="freqkd.MSELoss"))
+    calls = []
+    model.teacher.model.neck.register_forward_hook(lambda *_: calls.append(1))
+    mse = dict(student_tap="neck", loss=dict(type="freqkd.MSELoss"))
     both = Distiller(model.student, model.teacher, dict(model.terms, loss_mse=mse)).train()
     losses = both(*batch, mode="loss")
     assert len(calls) == 1
@@ -155,8 +156,10 @@ def test_each_box_head_of_a_cascade_can_be_distilled(tmp_path, batch, spy, stage
 
 
 def test_a_teacher_of_another_kind_is_named(tmp_path, batch):
-    model = distiller(tmp_path, student=small(), taught=small(name="cascade-rcnn"))
-    with pytest.raises(ValueError, match=r"terms.loss_dkd: stage must name.*got None; the teacher has 3: give one of"):
+    model = distiller(tmp_path, student=small(), teacher_config=small(name="cascade-rcnn"))
+    with pytest.raises(
+        ValueError, match=r"terms.loss_dkd: stage must be.*got None; the teacher has 3: set stage from 0 to 2"
+    ):
         model(*batch, mode="loss")
     with pytest.raises(ValueError, match="stage must be at least 0, got -1"):
         ProposalLogits(stage=-1)
@@ -167,20 +170,22 @@ def test_a_teacher_of_another_kind_is_named(tmp_path, batch):
 def test_a_batch_without_a_proposal_costs_nothing(tmp_path, batch):
     model = distiller(tmp_path)
     empty = torch.zeros(0, 4, requires_grad=True)
-    fed = {"roi_head.bbox_roi_extractor": [], f"{HEAD}.loss_cls": []}
-    one = Batch(batch[0], batch[0], batch[1], model.student, model.teacher, {HEAD: [empty]}, {}, fed)
+    student_inputs = {"roi_head.bbox_roi_extractor": [], f"{HEAD}.loss_cls": []}
+    one = Batch(batch[0], batch[0], batch[1], model.student, model.teacher, {HEAD: [empty]}, {}, student_inputs)
     loss = model.terms["loss_dkd"]([], [], one)
     loss.backward()
     assert loss == 0
 
 
-def test_a_share_of_the_tasks_gradient_is_measured_at_the_class_layer(tmp_path, batch):
+def test_the_gradient_ratio_is_measured_at_the_class_layer(tmp_path, batch):
     model = distiller(tmp_path)
     term = dict(
-        student=f"{HEAD}.fc_cls", adapter=dict(type="freqkd.ProposalLogits"), loss=DKD, weight=dict(share=0.5, iters=1)
+        student_tap=f"{HEAD}.fc_cls",
+        adapter=dict(type="freqkd.ProposalLogits"),
+        loss=DKD,
+        weight=dict(ratio=0.5, iters=1),
     )
-    shared = Distiller(model.student, model.teacher, dict(loss_dkd=term)).train()
-    losses = shared(*batch, mode="loss")
-    weight = shared.terms["loss_dkd"].weight
-    assert float(weight.value()) > 0
-    assert torch.isfinite(losses["distill.loss_dkd"])
+    weighted = Distiller(model.student, model.teacher, dict(loss_dkd=term), monitor=1).train()
+    weighted(*batch, mode="loss")
+    ratio = MessageHub.get_current_instance().get_scalar("train/ratio/loss_dkd").current()
+    assert ratio == pytest.approx(0.5, rel=1e-4)

@@ -1,14 +1,14 @@
-"""Logits of a segmentation head meet the labels of their own positions."""
+"""Logits of a segmentation head are compared with the labels of their positions."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from freqkd.adapters.base import Batch
 from freqkd.adapters.segmentation import SegLogits, segmentation_labels
-from freqkd.distillers import DistillTerm
-from freqkd.distillers.batch import Batch
 from freqkd.losses import LogitLoss, kd_loss
+from freqkd.models import DistillTerm
 
 
 def sample(labels):
@@ -58,7 +58,7 @@ def test_a_term_compares_the_valid_positions_alone(quadrants):
 
 
 def test_labels_go_only_to_losses_that_read_them(quadrants):
-    logits = torch.randn(1, 3, 2, 2)  # label 255 is no class: a loss that looked at it would complain
+    logits = torch.randn(1, 3, 2, 2)  # a loss that read the label 255 would raise
     term = DistillTerm(LogitLoss("fixed", "kl"), "decode_head.conv_seg", adapter=SegLogits())
     assert term([logits], [logits], batch_of(quadrants)).item() == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="255"):

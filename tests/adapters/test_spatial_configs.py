@@ -6,21 +6,21 @@ import pytest
 import torch
 
 import freqkd.plugins  # noqa: F401
-from freqkd.compat import read_config
-from freqkd.distillers import DistillTerm
 from freqkd.losses import ATLoss, FGDLoss, MGDLoss
+from freqkd.models import DistillTerm
+from freqkd.utils.compat import read_config
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs" / "blood_cells"
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
 PAIR = "neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py"
 LOSSES = {"at": ATLoss, "mgd": MGDLoss, "fgd": FGDLoss}
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_the_term_of_a_config(name):
-    model = read_config(FOLDER / f"{name}_{PAIR}").model
+    model = read_config(FOLDER / name / f"{name}_{PAIR}").model
     assert list(model.terms) == ["loss_feature"]
     options = {key: value for key, value in model.terms.loss_feature.items() if key != "type"}
-    assert options["weight"]["share"] > 0
+    assert options["weight"]["ratio"] > 0
     term = DistillTerm(**options)
     assert type(term.loss) is LOSSES[name]
     assert (term.adapter is None) == (name != "fgd")

@@ -15,7 +15,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, DefaultScope
 from torch.utils.data import DataLoader, Dataset
 
 import freqkd.registry  # noqa: F401
-from freqkd.datasets.views import VIEW, FixedViews, seeded
+from freqkd.datasets.fixed_views import VIEW, FixedViews, seeded
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SETS = {"mmdet": "blood_cells", "mmseg": "road_scenes"}

@@ -42,8 +42,8 @@ def logit_case() -> Callable[[str, str], Case]:
 def same() -> Callable[[Tensor | float, Tensor], None]:
     """Return the comparison of the vectors: rtol 1e-6, in float64."""
 
-    def compare(ours: Tensor | float, theirs: Tensor) -> None:
-        torch.testing.assert_close(torch.as_tensor(ours, dtype=theirs.dtype), theirs, rtol=1e-6, atol=1e-9)
+    def compare(actual: Tensor | float, expected: Tensor) -> None:
+        torch.testing.assert_close(torch.as_tensor(actual, dtype=expected.dtype), expected, rtol=1e-6, atol=1e-9)
 
     return compare
 

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freqkd.losses.bckd import bckd_terms, quality_focal_loss
-from freqkd.losses.channelwise import CWDLoss, cwd_loss
+from freqkd.losses.bckd import bckd_terms
+from freqkd.losses.boxes import quality_focal_loss
 from freqkd.losses.crosskd import align_statistics, crosskd_terms
-from freqkd.losses.localization import ld_terms, valuable_region
-from freqkd.losses.logits import LogitLoss
-from freqkd.losses.multiview import MLKDLoss, mlkd_terms
-from freqkd.losses.points import dist_loss
+from freqkd.losses.cwd import CWDLoss, cwd_loss
+from freqkd.losses.ld import ld_terms, valuable_region
+from freqkd.losses.logits.loss import LogitLoss
+from freqkd.losses.logits.methods import dist_loss
+from freqkd.losses.mlkd import MLKDLoss, mlkd_terms
 
 torch.set_num_threads(1)
 
@@ -62,8 +63,8 @@ def test_cwd_and_dist_of_openmmlab(seed: str, logit_case: Any, same: Any) -> Non
     student = cwd["y_s"].requires_grad_()
     loss = cwd_loss(student, cwd["y_t"], tau=cwd["tau"].item())
     loss.backward()
-    for theirs in ("loss", "loss_torchdistiller"):
-        same(loss.detach(), cwd[theirs])
+    for name in ("loss", "loss_torchdistiller"):
+        same(loss.detach(), cwd[name])
     torch.testing.assert_close(student.grad, cwd["grad_s"], rtol=1e-5, atol=1e-7)  # stored in float32
 
     dist, _ = logit_case("dist_official", seed)

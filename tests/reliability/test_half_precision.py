@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 import freqkd.losses
-from freqkd.losses.divergence import DIVERGENCES, build_divergence
-from freqkd.losses.logits import check_grid
-from freqkd.losses.softening import SOFTENINGS, build_softening
+from freqkd.losses.logits.divergence import DIVERGENCES, build_divergence
+from freqkd.losses.logits.loss import check_grid
+from freqkd.losses.logits.softening import SOFTENINGS, build_softening
 
 KINDS = {name: kind for name, kind in vars(freqkd.losses).items() if name.endswith("Loss") and inspect.isclass(kind)}
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}

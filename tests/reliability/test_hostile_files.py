@@ -25,12 +25,11 @@ from mmengine.config import Config
 from mmengine.logging.history_buffer import HistoryBuffer
 from torch import nn
 
-from freqkd.checkpoints import CheckpointError, check_fit, load_strict, read_checkpoint, write_atomic
-from freqkd.loading import guarded_loading
+from freqkd.utils.checkpoints import CheckpointError, check_fit, load_strict, read_checkpoint, write_atomic
+from freqkd.utils.loading import guarded_loading
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WEIGHTS = ROOT / "data/teachers/blood-cells_retinanet-r18w48.pth"
-CELLS = ROOT / "configs/blood_cells"
 
 
 class Call:
@@ -135,7 +134,9 @@ def _untouched(tmp_path):
 
 @pytest.mark.parametrize(("trace", "place", "form"), ROWS)
 def test_the_reader_runs_no_code(evil, trace, place, form):
-    with pytest.raises(CheckpointError, match=r"evil.pth is (damaged or holds more than|truncated or no checkpoint)"):
+    with pytest.raises(
+        CheckpointError, match=r"evil.pth is (damaged or holds more than|truncated or not a checkpoint)"
+    ):
         read_checkpoint(evil(trace=trace, place=place, form=form))
 
 
@@ -147,7 +148,7 @@ def test_a_whole_module_is_no_checkpoint(tmp_path):
 
 def test_a_program_of_torchscript_is_no_checkpoint(tmp_path):
     torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "script.pth")
-    with pytest.raises(CheckpointError, match=r"script.pth is truncated or no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"script.pth is truncated or not a checkpoint"):
         read_checkpoint(tmp_path / "script.pth")
 
 
@@ -231,13 +232,16 @@ def refused(tool, tiny_config, trained, tmp_path, capsys):
     return run
 
 
+UNTRAINED = "terms=dict(loss_freekd=dict(prompts='untrained', loss=dict(channels=64, num_levels=3)))"
+
+
 def teacher(path):
-    return f"teacher=dict(checkpoint={str(path)!r}), terms=dict(loss_freekd=dict(prompts='untrained'))"
+    return f"teacher=dict(checkpoint={str(path)!r}), {UNTRAINED}"
 
 
 def pretrained(path):
     inner = f"init_cfg=dict(type='Pretrained', checkpoint={str(path)!r})"
-    return f"student=dict(backbone=dict({inner})), terms=dict(loss_freekd=dict(prompts='untrained'))"
+    return f"student=dict(backbone=dict({inner})), {UNTRAINED}"
 
 
 def prompts(path):
@@ -342,7 +346,7 @@ def test_no_entry_point_runs_code(entry, evil, refused, tmp_path):
     arguments = [words.get(word, word) for word in options.pop("arguments", [])]
     line = refused(name, *arguments, model=model, more=more, **options)
     assert "evil.pth" in line
-    assert "--trust-checkpoint" in line or "truncated or no checkpoint" in line
+    assert "--trust-checkpoint" in line or "truncated or not a checkpoint" in line
 
 
 @pytest.fixture
@@ -425,15 +429,15 @@ def test_what_was_checked_is_what_is_used(evil, tool, tiny_config, tmp_path, mon
     """A file that is replaced between check and load changes nothing."""
     target = tmp_path / "teacher.pth"
     shutil.copy(WEIGHTS, target)
-    import freqkd.cli
+    import freqkd.apis.train
 
-    before = freqkd.cli.build_runner
+    before = freqkd.apis.train.build_runner
 
     def replace(config):
         shutil.copy(evil(), target)
         return before(config)
 
-    monkeypatch.setattr(freqkd.cli, "build_runner", replace)
+    monkeypatch.setattr(freqkd.apis.train, "build_runner", replace)
     more = f"load_from = {str(target)!r}\noptim_wrapper = dict(optimizer=dict(lr=0.0))\nparam_scheduler = []"
     config = tiny_config(tmp_path / "config.py", "detection", "teacher", more, iterations=1)
     assert tool("train", config, "--work-dir", tmp_path / "run") == 0
@@ -483,8 +487,8 @@ def test_an_annotation_file_that_can_run_code_is_refused(refused, tmp_path):
 
 
 def test_a_manifest_and_an_entry_of_a_cache_are_data(tmp_path):
-    from freqkd.distillers.entries import read_entry
-    from freqkd.distillers.manifest import read_manifest
+    from freqkd.teacher.entries import read_entry
+    from freqkd.teacher.manifest import read_manifest
 
     (tmp_path / "manifest.json").write_bytes(pickle.dumps(Call(os.mkdir, str(tmp_path / "ran"))))
     with pytest.raises(CheckpointError, match=r"manifest.json is damaged"):

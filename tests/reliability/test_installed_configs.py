@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from freqkd.compat import read_config
-from freqkd.runner_checks import check_parts
+from freqkd.apis.preflight.runner import check_parts
+from freqkd.utils.compat import read_config
 
 # Fragments, test configs of trackers, missing packages and files, a loader without a sampler, a loop with two kinds.
 BROKEN = re.compile(

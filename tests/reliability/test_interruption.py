@@ -1,4 +1,4 @@
-"""A training that is killed and goes on ends with the weights of one that was not, to the bit."""
+"""A training that is killed and resumed ends with the weights of one that was not, to the bit."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from freqkd.checkpoints import read_checkpoint
+from freqkd.utils.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CELLS, ROADS = ROOT / "configs/blood_cells", ROOT / "configs/road_scenes"
-PAIR = {
-    CELLS: "retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells",
-    ROADS: "semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes",
-}
+CELLS = "retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells"
+ROADS = "semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes"
 EPOCHS = """
 _base_ = [{base!r}]
 _data = dict(indices=4, pipeline=[
@@ -41,11 +38,11 @@ model = dict({model})
 {more}
 """
 AVERAGED = "custom_hooks = [dict(type='EMAHook', momentum=0.2, update_buffers=True)]"
-# What every kind of training has of its own: folder, config, changes to the model, further lines.
+# Kinds of trainings: the pair of networks, the config, changes to the model, more lines.
 KINDS = {
     "prompts, epochs": (CELLS, "prompts_neck_retinanet-r18w48_b8-4e_blood-cells", "", ""),
     "prompts, iterations": (ROADS, "prompts_neck_semantic-fpn-r18w48_b8-80i_road-scenes", "", ""),
-    "FreeKD, share being measured": (CELLS, "freekd_neck", "terms=dict(loss_freekd=dict(prompts=PROMPTS))", ""),
+    "FreeKD, ratio being measured": (CELLS, "freekd_neck", "terms=dict(loss_freekd=dict(prompts=PROMPTS))", ""),
     "FreeKD, dropout": (ROADS, "freekd_neck", "terms=dict(loss_freekd=dict(prompts=PROMPTS))", ""),
     "FreeKD, cached teacher": (
         CELLS, "freekd-cached_neck", "terms=dict(loss_freekd=dict(prompts=PROMPTS)), teacher=dict(cache=dict(dir=CACHE))", "",
@@ -54,9 +51,9 @@ KINDS = {
         ROADS, "freekd-cached_neck", "terms=dict(loss_freekd=dict(prompts=PROMPTS)), teacher=dict(cache=dict(dir=CACHE))", "",
     ),
     "averaged weights and buffers": (CELLS, "mse_neck", "", AVERAGED),
-    "share held, warmed up": (
+    "ratio held, warmed up": (
         ROADS, "kd_logits",
-        "terms=dict(loss_logit=dict(weight=dict(share=0.5, iters=1), schedule=dict(warmup=5, by_epoch=False)))", "",
+        "terms=dict(loss_logit=dict(weight=dict(ratio=0.5, iters=1), schedule=dict(warmup=5, by_epoch=False)))", "",
     ),
     "learned temperature": (ROADS, "ctkd_logits", "", ""),
     "random masks in the loss": (CELLS, "mgd_neck", "", ""),
@@ -74,7 +71,7 @@ WORKERS = {
 # Places where it is killed; six steps, a checkpoint and a validation after every second.
 PLACES = {"prompt file": 1, "start": 1, "step": 4, "validation": 2, "checkpoint": 2, "moved": 2}
 QUICK = [
-    ("FreeKD, share being measured", "checkpoint"),
+    ("FreeKD, ratio being measured", "checkpoint"),
     ("FreeKD, dropout", "step"),
     ("averaged weights and buffers", "moved"),
     ("prompts, iterations", "validation"),
@@ -83,37 +80,37 @@ STAGE_ONE = [("prompts, epochs", "prompt file"), ("prompts, iterations", "prompt
 ALL = [*STAGE_ONE, *((kind, place) for kind in KINDS for place in list(PLACES)[1:] if (kind, place) not in QUICK)]
 
 
-def write(folder: Path, kind: str, prompts: dict[Path, Path], cache: Path) -> Path:
-    base, name, model, more = KINDS[kind]
-    name = name if (base / f"{name}.py").exists() else f"{name}_{PAIR[base]}"
+def write(folder: Path, kind: str, prompts: dict[str, Path], cache: Path) -> Path:
+    pair, name, model, more = KINDS[kind]
+    (base,) = (path for path in ROOT.glob("configs/*/*.py") if path.stem in (name, f"{name}_{pair}"))
     cached = "dict(dataset=_data)" if "cached" in kind else "_data"
-    model = model.replace("PROMPTS", repr(str(prompts[base]))).replace("CACHE", repr(str(cache)))
-    text = EPOCHS if base is CELLS else ITERATIONS
+    model = model.replace("PROMPTS", repr(str(prompts[pair]))).replace("CACHE", repr(str(cache)))
+    text = EPOCHS if pair is CELLS else ITERATIONS
     path = folder / "config.py"
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.format(base=str(base / f"{name}.py"), data=cached, model=model, more=more))
+    path.write_text(text.format(base=str(base), data=cached, model=model, more=more))
     return path
 
 
 def final(work_dir: Path) -> dict[str, object]:
-    """What a finished training leaves: weights, averages, the state of the optimizer, the random numbers."""
+    """The result of a finished training: weights, averages, states of optimizer and random numbers."""
     saved = read_checkpoint(work_dir / ("epoch_3.pth" if (work_dir / "epoch_3.pth").exists() else "iter_6.pth"))
     return {
         part: saved.get(part) for part in ("state_dict", "ema_state_dict", "optimizer", "param_schedulers", "freqkd")
     }
 
 
-def differing(ours: object, theirs: object, place: str = "") -> list[str]:
+def differing(one: object, other: object, place: str = "") -> list[str]:
     """Name what differs in two nested structures, tensors to the bit."""
-    if isinstance(ours, torch.Tensor):
-        equal = isinstance(theirs, torch.Tensor) and ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+    if isinstance(one, torch.Tensor):
+        equal = isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
         return [] if equal else [place]
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = {*ours, *theirs}
-        return [name for key in keys for name in differing(ours.get(key), theirs.get(key), f"{place}.{key}")]
-    if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)) and len(ours) == len(theirs):
-        return [name for i, pair in enumerate(zip(ours, theirs)) for name in differing(*pair, f"{place}[{i}]")]
-    return [] if ours == theirs else [place]
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = {*one, *other}
+        return [name for key in keys for name in differing(one.get(key), other.get(key), f"{place}.{key}")]
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
+        return [name for i, pair in enumerate(zip(one, other)) for name in differing(*pair, f"{place}[{i}]")]
+    return [] if one == other else [place]
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +120,7 @@ def prompts(trained):
 
 @pytest.fixture(scope="session")
 def whole(child, prompts, tmp_path_factory):
-    """Return `whole(kind)`: what the uninterrupted training leaves, made once."""
+    """Return `whole(kind)`: the result of the uninterrupted training, made once."""
     made: dict[str, dict[str, object]] = {}
 
     def make(kind: str) -> dict[str, object]:
@@ -155,22 +152,22 @@ def check(kind, place, count, whole, child, prompts, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "place"), QUICK)
-def test_a_killed_training_goes_on_to_the_same_weights(kind, place, whole, child, prompts, tmp_path):
+def test_a_killed_training_resumes_to_the_same_weights(kind, place, whole, child, prompts, tmp_path):
     check(kind, place, PLACES[place], whole, child, prompts, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("kind", "place"), ALL)
-def test_a_killed_training_goes_on_to_the_same_weights_everywhere(kind, place, whole, child, prompts, tmp_path):
+def test_a_killed_training_resumes_to_the_same_weights_everywhere(kind, place, whole, child, prompts, tmp_path):
     check(kind, place, PLACES[place], whole, child, prompts, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", WORKERS)
-def test_workers_that_start_anew_see_the_same_images_and_draw_other_views(
+def test_workers_that_start_again_see_the_same_images_and_draw_other_views(
     kind, whole, child, prompts, tmp_path, monkeypatch
 ):
-    """What docs/reliability.md does not promise: if this fails because all is equal, promise more there."""
+    """What docs/reliability.md excludes: if all is equal here, it can promise more."""
     monkeypatch.setitem(KINDS, kind, WORKERS[kind])
     config = write(tmp_path, kind, prompts, tmp_path / "cache")
     arguments = ("train", config, "--work-dir", tmp_path / "run", "--resume")

@@ -1,4 +1,4 @@
-"""Nothing that a config says is passed over: options without effect, wrong containers, steps that no loop counts."""
+"""Options without effect, wrong containers, and steps that no loop counts are refused."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
-from freqkd.distillers.distiller import Distiller
-from freqkd.distillers.prompt_tuner import PromptTuner
-from freqkd.distillers.schedules import TermSchedule, check_length, check_progress
-from freqkd.distillers.terms import DistillTerm
 from freqkd.losses import FreeKDLoss, LogitLoss, MSELoss
+from freqkd.models.distiller import Distiller
+from freqkd.models.prompt_tuner import PromptTuner
+from freqkd.models.schedule import TermSchedule, check_length, check_progress
+from freqkd.models.term import DistillTerm
 
 TEACHER = dict(config="teacher.py", checkpoint="teacher.pth")
-FREEKD = dict(type="freqkd.FreeKDLoss", channels=4, num_levels=1, depth=1)
+PROMPTS = dict(channels=4, num_levels=1, depth=1)
 
 
-# ---- prompts that nobody would read ---------------------------------------------------------------------------------
+# ---- prompts without a use ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prompts", ["prompts.pth", "untrained", ""])
 def test_prompts_for_a_loss_without_prompts_are_refused(prompts: str) -> None:
     with pytest.raises(ValueError, match=f"prompts must be left out: MSELoss has no prompts to load, got {prompts!r}"):
         DistillTerm(loss=MSELoss(), prompts=prompts)
-    assert DistillTerm(loss=MSELoss()).prompts is None
-    assert DistillTerm(loss=FreeKDLoss(channels=4, num_levels=1), prompts="untrained").prompts == "untrained"
+    assert DistillTerm(loss=MSELoss()).prompt_file is None
+    assert DistillTerm(loss=FreeKDLoss(channels=4, num_levels=1), prompts="untrained").needs_prompts
 
 
 # ---- containers and kinds -------------------------------------------------------------------------------------------
@@ -46,12 +46,12 @@ def test_prompts_for_a_loss_without_prompts_are_refused(prompts: str) -> None:
             "freqkd.SegLogits",
             "adapter must be dict(type='freqkd....') of an adapter, got 'freqkd.SegLogits'",
         ),
-        ("student", ["neck"], "student must be the path of a module, e.g. 'neck', got ['neck']"),
-        ("student", "", "student must be the path of a module, e.g. 'neck', got ''"),
-        ("teacher", 3, "teacher must be the path of a module, e.g. 'neck', got 3"),
-        ("weight", [1.0], "weight must be a number or dict(share=..., iters=50), got [1.0]"),
-        ("levels", 2, "levels must be a list of indices of tapped maps, got 2"),
-        ("levels", "012", "levels must be a list of indices of tapped maps, got '012'"),
+        ("student_tap", ["neck"], "student_tap must be the path of a module, e.g. 'neck', got ['neck']"),
+        ("student_tap", "", "student_tap must be the path of a module, e.g. 'neck', got ''"),
+        ("teacher_tap", 3, "teacher_tap must be the path of a module, e.g. 'neck', got 3"),
+        ("weight", [1.0], "weight must be a number or dict(ratio=..., iters=50), got [1.0]"),
+        ("student_levels", 2, "student_levels must be a list of indices of tapped maps, got 2"),
+        ("teacher_levels", "012", "teacher_levels must be a list of indices of tapped maps, got '012'"),
         ("schedule", 5, "schedule must be a dict of options, got 5"),
         ("prompts", ["a.pth"], "prompts must be a file or 'untrained', got ['a.pth']"),
     ],
@@ -107,21 +107,21 @@ def test_an_option_of_a_distiller_names_what_it_takes(option: str, value: Any, w
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("loss", "freqkd.FreeKDLoss", "loss must be dict(type='freqkd.FreeKDLoss', ...), got 'freqkd.FreeKDLoss'"),
+        ("prompts", "prompts.pth", "prompts must be dict(channels=..., num_levels=..., ...), got 'prompts.pth'"),
         ("tap", ["neck"], "tap must be the path of a module, e.g. 'neck', got ['neck']"),
         ("levels", 1, "levels must be a list of indices of tapped maps, got 1"),
     ],
 )
 def test_an_option_of_a_prompt_tuner_names_what_it_takes(option: str, value: Any, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
-        PromptTuner(**{"teacher": TEACHER, "loss": FREEKD, option: value})
+        PromptTuner(**{"teacher": TEACHER, "prompts": PROMPTS, option: value})
 
 
 # ---- steps that the training's loop does not count ------------------------------------------------------------------
 
 
 class Student(nn.Module):
-    """As much of a network as a distiller looks at when it is built."""
+    """A network with what a distiller needs to be built."""
 
     data_preprocessor = None
 
@@ -131,15 +131,15 @@ class Student(nn.Module):
 
 
 class Changing(nn.Module):
-    """A loss of somebody else's that is told how far the training is."""
+    """A loss of another package that follows the progress of the training."""
 
     def set_progress(self, step: int) -> None:
-        """Take note."""
+        """Do nothing."""
 
 
 @LOOPS.register_module(name="OwnIterLoop", force=True)
 class OwnIterLoop(IterBasedTrainLoop):
-    """A loop of somebody else's."""
+    """A loop of another package."""
 
 
 def distiller(task_schedule: Any = None, **term: Any) -> Distiller:
@@ -174,7 +174,7 @@ def test_a_schedule_by_epoch_is_refused_where_the_loop_counts_iterations(loop: i
     check_progress(distiller(schedule=options, task_schedule=options), Config(dict(train_cfg=EPOCHS[min(loop, 2)])))
 
 
-def test_a_schedule_that_changes_nothing_is_no_reason() -> None:
+def test_a_schedule_that_changes_nothing_is_accepted() -> None:
     for options in (dict(), dict(warmup=1)):
         assert not TermSchedule(**options).changes
         check_progress(distiller(schedule=options), Config(dict(train_cfg=ITERATIONS[0])))
@@ -189,7 +189,7 @@ def test_a_schedule_that_changes_nothing_is_no_reason() -> None:
         (Changing, True),
         (MSELoss, False),
     ],
-    ids=["annealed", "learned", "fixed", "somebody's", "none"],
+    ids=["annealed", "learned", "fixed", "another", "none"],
 )
 def test_a_loss_that_follows_the_epoch_is_refused_there(loss: Any, follows: bool) -> None:
     config = Config(dict(train_cfg=ITERATIONS[0]))
@@ -206,7 +206,7 @@ def test_a_loss_that_follows_the_epoch_is_refused_there(loss: Any, follows: bool
 
 def test_other_models_have_no_schedules() -> None:
     check_progress(Student(), Config(dict(train_cfg=ITERATIONS[0])))
-    check_progress(PromptTuner(TEACHER, FREEKD), Config(dict(train_cfg=ITERATIONS[0])))
+    check_progress(PromptTuner(TEACHER, PROMPTS), Config(dict(train_cfg=ITERATIONS[0])))
 
 
 @pytest.mark.parametrize("value", [0, -5, True, 2.5, float("nan"), float("inf"), "100"])
@@ -232,7 +232,7 @@ def test_a_training_that_trains_nothing_is_refused(name: str, value: Any) -> Non
 def test_train_refuses_it_in_one_line_and_writes_nothing(
     tool: Any, tiny_config: Any, tmp_path: Any, capsys: Any, more: str, words: str
 ) -> None:
-    good = "model = dict(terms=dict(loss_freekd=dict(prompts='untrained')))"
+    good = "model = dict(terms=dict(loss_freekd=dict(prompts='untrained', loss=dict(channels=64, num_levels=4))))"
     base = tiny_config(tmp_path / "good.py", "segmentation", "distill", good, iterations=2)
     path = tmp_path / "bad.py"
     path.write_text(f"_base_ = [{str(base)!r}]\n{more}\n")

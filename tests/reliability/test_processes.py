@@ -1,4 +1,4 @@
-"""Training in several processes: the gradients of one, one verdict of all, and a word where a process is lost.
+"""Training in several processes: the gradients of one, one decision of all, and a message where a process is lost.
 
 This file is also the program of the processes: they train the configs that they are called with.
 """
@@ -16,15 +16,15 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from freqkd.checkpoints import read_checkpoint
+from freqkd.utils.checkpoints import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("other_processes")
 ROOT = Path(__file__).resolve().parent.parent.parent
-FOLDER = ROOT / "configs/blood_cells"
+CONFIGS = ROOT / "configs"
 BASES = {
-    "student": FOLDER / "retinanet_r18w16_b8-12e_blood-cells.py",
-    "distiller": FOLDER / "mse_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
-    "prompted": FOLDER / "freekd_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+    "student": CONFIGS / "baselines/retinanet_r18w16_b8-12e_blood-cells.py",
+    "distiller": CONFIGS / "mse/mse_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+    "prompted": CONFIGS / "freekd/freekd_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
 }
 STEPS = 3
 CONFIG = """
@@ -73,14 +73,14 @@ def train(*configs):
     import train as tool
     from yapf.yapflib import yapf_api
 
-    import freqkd.cli
+    import freqkd.apis.arguments
 
     torch.set_num_threads(1)
     yapf_api.FormatCode = lambda text, **options: (text, True)  # takes longer than the steps
     options = [word for word in configs if word.startswith("--")]
     for config in [word for word in configs if word not in options]:
         arguments = [config, "--work-dir", config[:-3], "--launcher", "pytorch", *options]
-        code = freqkd.cli.run_tool(tool.main, arguments)
+        code = freqkd.apis.arguments.run_tool(tool.main, arguments)
         if code:
             return code
     return 0
@@ -95,7 +95,7 @@ def write(path, kind, counts=1, unused=False, epochs=1, more=""):
 
 
 def start(rank, port, *configs, world=2):
-    """Start one process as a launcher on a machine of its own would, with nobody who watches over it."""
+    """Start one process as a launcher on another machine would."""
     environment = {
         **os.environ,
         **dict(OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)),
@@ -132,8 +132,7 @@ def test_gradients_of_two_processes_are_those_of_one(kind, gradients, tool, tmp_
     one = torch.load(tmp_path / "one.0.pth")
     assert len(one) == STEPS
     for unused in (False, True):
-        ours, theirs = gradients[kind, unused]
-        for expected, *found in zip(one, ours, theirs, strict=True):
+        for expected, *found in zip(one, *gradients[kind, unused], strict=True):
             assert set(found[0]) == set(found[1]) == set(expected)
             assert len(expected) > 50
             for name, value in expected.items():
@@ -160,15 +159,16 @@ def run_both(*configs, arguments=()):
 
 
 @pytest.mark.long
-def test_two_processes_agree_and_go_on_to_the_same_weights(tmp_path):
-    """Weights, buffers, prompts and shares are equal everywhere; a resumed training is the uninterrupted one to the bit."""
-    share = (
-        RESUMED + "model = dict(terms=dict(loss_freekd=dict(prompts='untrained', weight=dict(share=0.5, iters=50))))\n"
+def test_two_processes_agree_and_resume_to_the_same_weights(tmp_path):
+    """Weights, buffers, prompts and ratios are equal everywhere; a resumed training is the uninterrupted one to the bit."""
+    more = (
+        RESUMED + "model = dict(terms=dict(loss_freekd=dict(prompts='untrained', loss=dict(channels=64, num_levels=3), "
+        "weight=dict(ratio=0.5, iters=50))))\n"
     )
-    whole = write(tmp_path / "whole", "prompted", epochs=2, more=share)
-    first = write(tmp_path / "cut", "prompted", epochs=1, more=share)
+    whole = write(tmp_path / "whole", "prompted", epochs=2, more=more)
+    first = write(tmp_path / "cut", "prompted", epochs=1, more=more)
     run_both(whole, first)
-    write(tmp_path / "cut", "prompted", epochs=2, more=share)
+    write(tmp_path / "cut", "prompted", epochs=2, more=more)
     run_both(first, arguments=["--resume"])
     found = {
         name: [torch.load(tmp_path / f"{name}.{rank}.state.pth") for rank in range(2)] for name in ("whole", "cut")

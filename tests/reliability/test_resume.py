@@ -1,4 +1,4 @@
-"""What a training goes on from, what it refuses, and what a failed write leaves."""
+"""Resuming: which checkpoint is taken, what is refused, what a failed write leaves."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from freqkd.checkpoints import CheckpointError, check_start, read_checkpoint, write_atomic
 from freqkd.hooks.checkpoint import CheckpointHook
-from freqkd.randomness import get_random_state, set_random_state
+from freqkd.utils.checkpoints import CheckpointError, check_start, read_checkpoint, write_atomic
+from freqkd.utils.randomness import get_random_state, set_random_state
 
 LONGER = ("--resume", "--cfg-options", "train_cfg.max_iters=6")
 
@@ -36,7 +36,7 @@ def run(tool, tiny_config, trained, tmp_path_factory):
 
 @pytest.fixture
 def resume(run, tool, tmp_path, capsys):
-    """Return `resume(damage, *arguments)`: exit code and messages of a training that goes on in a copy of that folder."""
+    """Return `resume(damage, *arguments)`: exit code and messages of a training resumed in a copy of that folder."""
 
     def go(damage=lambda folder: None, *arguments):
         shutil.copytree(run[1], tmp_path / "run")
@@ -62,7 +62,7 @@ DAMAGED = {
     "two are cut": (lambda folder: [cut(name)(folder) for name in ("iter_5.pth", "iter_4.pth")], "iter_2.pth", True),
     "last_checkpoint is missing": (lambda folder: (folder / "last_checkpoint").unlink(), "iter_5.pth", False),
     "last_checkpoint is empty": (lambda folder: (folder / "last_checkpoint").write_text(""), "iter_5.pth", False),
-    "last_checkpoint is no text": (
+    "last_checkpoint is not text": (
         lambda folder: (folder / "last_checkpoint").write_bytes(b"\xff\xfe\x00"),
         "iter_5.pth",
         False,
@@ -84,25 +84,27 @@ def spoil(path):
 @pytest.mark.parametrize(
     "case", [name if name in list(DAMAGED)[1:2] else pytest.param(name, marks=pytest.mark.long) for name in DAMAGED]
 )
-def test_a_training_goes_on_from_the_newest_whole_checkpoint(case, resume, tmp_path):
+def test_a_training_resumes_from_the_newest_whole_checkpoint(case, resume, tmp_path):
     damage, name, is_said = DAMAGED[case]
     code, messages = resume(damage)
     assert code == 0, messages
     log = max((tmp_path / "run").rglob("*.log"), key=lambda path: path.stat().st_mtime).read_text()
     assert f"resumed epoch: 0, iter: {name[5]}" in log
-    assert (f"--resume goes on from {tmp_path / 'run' / name}, because checkpoint" in messages) == is_said
+    assert (f"--resume continues from {tmp_path / 'run' / name}, because checkpoint" in messages) == is_said
 
 
-def test_where_no_checkpoint_is_whole_the_training_does_not_start_anew(resume, tmp_path):
+def test_where_no_checkpoint_is_whole_the_training_does_not_start_again(resume, tmp_path):
     code, messages = resume(lambda folder: [cut(f"iter_{step}.pth")(folder) for step in (2, 4, 5)])
     assert code == 1
     assert "cannot resume: no checkpoint in" in messages
-    assert "delete the damaged files to start anew" in messages
+    assert "delete the damaged files to start again" in messages
     assert not (tmp_path / "run" / "iter_6.pth").exists()
 
 
 def test_where_there_is_no_checkpoint_the_training_says_that_it_starts(run, tool, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("freqkd.cli.build_runner", lambda config: (_ for _ in ()).throw(ValueError("it would start")))
+    monkeypatch.setattr(
+        "freqkd.apis.train.build_runner", lambda config: (_ for _ in ()).throw(ValueError("it would start"))
+    )
     assert tool("train", run[0], "--work-dir", tmp_path / "new", "--resume") == 1
     messages = capsys.readouterr().err
     assert "--resume: no checkpoint in" in messages
@@ -130,8 +132,10 @@ def test_other_prompts_are_refused_on_resume(resume, others):
 
 def test_another_teacher_is_refused_on_resume(resume, others):
     """The prompts name their teacher; without prompts, the checkpoint does."""
-    change = (f"model.teacher.checkpoint={others.teacher}", "model.terms.loss_freekd.prompts=untrained")
-    code, messages = resume(lambda _: None, *change)
+    untrained = [
+        f"model.terms.loss_freekd.{one}" for one in ("prompts=untrained", "loss.channels=64", "loss.num_levels=4")
+    ]
+    code, messages = resume(lambda _: None, f"model.teacher.checkpoint={others.teacher}", *untrained)
     assert code == 1
     assert "cannot resume: model.teacher must be what the checkpoint was trained with" in messages
 
@@ -150,7 +154,7 @@ def test_what_a_start_leaves_out_is_said():
     weights = {key: value for key, value in network.state_dict().items() if key.startswith("0.")}
     assert check_start(network, network.state_dict(), "a.pth") == ""
     left = check_start(network, {**weights, "head.weight": torch.ones(1)}, "a.pth")
-    assert left.startswith("load_from=a.pth: 2 of 7 tensors are taken from it (4 missing, first ['1.bias'")
+    assert left.startswith("load_from=a.pth: 2 of 7 tensors are loaded from it (4 missing, first ['1.bias'")
     assert "1 unknown, first ['head.weight']" in left
     with pytest.raises(CheckpointError, match="none of its 1 tensors fits the Sequential"):
         check_start(network, {"0.weight": torch.ones(3, 3)}, "a.pth")
@@ -188,7 +192,7 @@ def test_random_states_are_put_back():
     assert (random.gauss(0, 1), np.random.randn(3).tolist(), torch.randn(3).tolist()) == first
 
 
-def test_another_number_of_processes_starts_the_random_numbers_anew():
+def test_another_number_of_processes_starts_other_random_numbers():
     said = []
     runner = SimpleNamespace(world_size=1, rank=0, logger=SimpleNamespace(warning=said.append))
     hook = CheckpointHook()

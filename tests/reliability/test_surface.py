@@ -1,6 +1,6 @@
-"""Random values in every slot of a config, and random prompt files: refused in words of this package, or taken whole.
+"""Random values in every slot of a config, and random prompt files, are refused by this package or accepted whole.
 
-`FREQKD_FUZZ_SECONDS` says how long the tests marked `long` go on; the quick ones take a few seconds and are the same each time.
+`FREQKD_FUZZ_SECONDS` sets how long the tests marked `long` run; the quick ones take a few seconds and are the same each time.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from freqkd.checkpoints import CheckpointError
-from freqkd.cli import check_training
-from freqkd.distillers.prompt_files import describe_use
-from freqkd.distillers.terms import DistillTerm
-from freqkd.errors import is_users, one_line, place_of
-from freqkd.loading import guarded_loading
+from freqkd.apis.train import check_training
 from freqkd.losses import FreeKDLoss
-from freqkd.slots import check_slots
+from freqkd.models.prompt_file import describe_prompts
+from freqkd.models.term import DistillTerm
+from freqkd.utils.checkpoints import CheckpointError
+from freqkd.utils.errors import is_user_error, one_line, place_of
+from freqkd.utils.loading import guarded_loading
+from freqkd.utils.slots import check_slots
 
 ROOT = Path(__file__).resolve().parents[2]
 BASES = {
-    "detection": "configs/blood_cells/freekd-mse-binary-kd_neck-logits_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
-    "segmentation": "configs/road_scenes/"
+    "detection": "configs/freekd/freekd-mse-binary-kd_neck-logits_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+    "segmentation": "configs/freekd/"
     "freekd-cwd_neck-logits_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
-    "prompts": "configs/blood_cells/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
+    "prompts": "configs/freekd/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
 }
 SECONDS = float(os.environ.get("FREQKD_FUZZ_SECONDS", "60"))
 OPTIONS = settings(
@@ -42,7 +42,7 @@ OPTIONS = settings(
 )
 
 
-def go_on(check, seconds):
+def repeat(check, seconds):
     """Run a property with one seed after the other until the time is over."""
     end, start = time.monotonic() + seconds, time.time_ns() % 2**32
     while time.monotonic() < end:
@@ -70,18 +70,20 @@ TEXTS = st.sampled_from(
 # Small numbers only: a width or a depth of billions takes all memory or all day, here as anywhere.
 NUMBERS = st.one_of(st.integers(-3, 40), st.sampled_from([0.0, 0.5, -1.0, 1e-30, 1e30, float("nan"), float("inf")]))
 PLAIN = st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS)
-KEYS = st.sampled_from(["type", "_delete_", "share", "dir", "x", "student", "0"])
+KEYS = st.sampled_from(["type", "_delete_", "ratio", "dir", "x", "student", "0"])
 VALUES = st.recursive(
     PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=4
 )
 
 
 def read(name):
-    """Read a base config; prompts are not trained here, and nobody waits for a network's address."""
+    """Read a base config, with untrained prompts."""
     config = Config.fromfile(str(ROOT / BASES[name]))
     for term in config.model.get("terms", {}).values():
         if "prompts" in term:
             term.prompts = "untrained"
+            term.loss.update(channels=64, num_levels=3 if name == "detection" else 4)
+            term.loss.update(channels=term.align.teacher_channels, num_levels=term.align.num_levels)
     config.work_dir = "/tmp/freqkd-surface-is-never-made"
     return config.to_dict()
 
@@ -114,8 +116,8 @@ def refusal(call, *kinds):
     return None
 
 
-def is_worded(config):
-    """Check a config; return whether it was refused. What it is refused with must be an error in words of this package."""
+def is_refused_config(config):
+    """Check a config; return whether it was refused, which must be by an error that this package raised."""
 
     def check():
         with guarded_loading():
@@ -126,23 +128,23 @@ def is_worded(config):
     error = refusal(check, Exception)
     if error is None:
         return False
-    if not is_users(error):
+    if not is_user_error(error):
         raise error
     place = place_of(error)
     machine = isinstance(error, (OSError, MemoryError))
-    assert machine or (isinstance(error, ValueError) and place is not None and place.is_ours), one_line(error)
+    assert machine or (isinstance(error, ValueError) and place is not None and place.is_package), one_line(error)
     return bool(one_line(error).strip())
 
 
 def surface(name, count, tally, same=False):
     base = read(name)
     places = st.sampled_from(slots(base))
-    pool = st.one_of(VALUES, places.map(lambda path: _at(base, path)))  # also what stands elsewhere, of a right kind
+    pool = st.one_of(VALUES, places.map(lambda path: _at(base, path)))  # also values of other slots, of a right kind
 
     @settings(OPTIONS, max_examples=count, derandomize=same)
     @given(places, pool)
     def check(path, value):
-        tally[is_worded(changed(base, path, value))] += 1
+        tally[is_refused_config(changed(base, path, value))] += 1
 
     return check
 
@@ -155,45 +157,39 @@ def _at(config, path):
 
 @pytest.fixture
 def at_root(monkeypatch, fresh):
-    """Work from the repository's root, as paths of the shipped configs want it."""
+    """Work in the repository's root, for the paths of the shipped configs."""
     monkeypatch.chdir(ROOT)
 
 
-def test_random_values_in_a_config_are_refused_in_our_words(at_root, capsys):
+def test_random_values_in_a_config_are_refused_by_this_package(at_root, capsys):
     tally = [0, 0]
     surface("detection", 10, tally, same=True)()
     assert tally[True] >= 3
-    assert is_worded(read("detection")) is False
+    assert is_refused_config(read("detection")) is False
 
 
 @pytest.mark.long
 def test_random_values_in_all_configs_for_long(at_root, capsys, record_property):
     tally = [0, 0]
     for name in BASES:
-        go_on(surface(name, 20, tally), SECONDS / len(BASES))
+        repeat(surface(name, 20, tally), SECONDS / len(BASES))
     record_property("examples", sum(tally))
     with capsys.disabled():
-        print(f"\n{sum(tally)} configs in {SECONDS:.0f} s: {tally[True]} refused, {tally[False]} taken")
+        print(f"\n{sum(tally)} configs in {SECONDS:.0f} s: {tally[True]} refused, {tally[False]} accepted")
     assert tally[True] > tally[False] / 10
 
 
 # ---- prompt files ---------------------------------------------------------------------------------------------------------
 
-HASH = bytes(range(32))
-TEACHER = SimpleNamespace(hash=HASH.hex(), checkpoint="teacher.pth")
-
-
-def term():
-    loss = FreeKDLoss(channels=4, num_levels=2, num_prompts=2)
-    return DistillTerm(loss=loss, student="neck", prompts="untrained")
+TEACHER = SimpleNamespace(hash=bytes(range(32)).hex(), checkpoint="teacher.pth")
 
 
 def good():
     """What a prompt stage writes."""
-    own = term()
-    state = {key: value.clone() for key, value in own.loss.state_dict().items()}
-    state["teacher_hash"] = torch.tensor(list(HASH), dtype=torch.uint8)
-    return dict(state_dict=state, meta=dict(teacher="teacher.pth", **describe_use(own.loss.prompts, "neck", None)))
+    loss = FreeKDLoss(channels=4, num_levels=2, num_prompts=2)
+    made = describe_prompts(loss.prompts, gate=False)
+    made.update(tap="neck", levels=[0, 1], teacher=TEACHER.checkpoint, teacher_hash=TEACHER.hash)
+    return dict(state_dict={key: value.clone() for key, value in loss.state_dict().items()}, meta=made)
 
 
 def packed(value):
@@ -203,17 +199,20 @@ def packed(value):
 
 
 def is_refused(path):
-    """Let a term load a file; return whether it refused it. What it takes must be whole and finite."""
-    own = term()
-    own.prompts = str(path)
-    before = {key: (value.shape, value.dtype) for key, value in own.loss.state_dict().items()}
-    error = refusal(lambda: own.prepare(TEACHER), CheckpointError)
+    """Build a term from a file; return whether it refused the file. What it accepts must be whole and finite."""
+
+    def build():
+        term = DistillTerm(loss=dict(type="freqkd.FreeKDLoss"), prompts=str(path))
+        term.check_teacher(TEACHER)
+        taken.update(term.loss.state_dict())
+
+    taken: dict[str, torch.Tensor] = {}
+    error = refusal(build, CheckpointError)
     if error is not None:
         assert 0 < len(one_line(error)) < 2000
         return True
-    after = own.loss.state_dict()
-    assert {key: (value.shape, value.dtype) for key, value in after.items()} == before
-    assert all(bool(torch.isfinite(value).all()) for value in after.values())
+    assert {key: (value.shape, value.dtype) for key, value in taken.items()} == SHAPES
+    assert all(bool(torch.isfinite(value).all()) for value in taken.values())
     return False
 
 
@@ -253,6 +252,7 @@ TREES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3),
 )
 WHOLE = good()
+SHAPES = {key: (value.shape, value.dtype) for key, value in WHOLE["state_dict"].items()}
 NAMES = sorted(WHOLE["state_dict"])
 
 
@@ -306,8 +306,8 @@ def test_random_prompt_files_are_refused_or_whole(tmp_path):
 @pytest.mark.long
 def test_random_prompt_files_for_long(tmp_path, capsys, record_property):
     path, tally = tmp_path / "prompts.pth", [0, 0]
-    go_on(prompt_files(path, 200, tally), SECONDS)
+    repeat(prompt_files(path, 200, tally), SECONDS)
     record_property("examples", sum(tally))
     with capsys.disabled():
-        print(f"\n{sum(tally)} prompt files in {SECONDS:.0f} s: {tally[True]} refused, {tally[False]} taken")
+        print(f"\n{sum(tally)} prompt files in {SECONDS:.0f} s: {tally[True]} refused, {tally[False]} accepted")
     assert tally[True] > tally[False]

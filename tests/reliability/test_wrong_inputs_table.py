@@ -1,4 +1,4 @@
-"""Wrong configs, data and arguments, one a row: every tool ends in one line, exit code 1, and has made nothing.
+"""Wrong configs, data and arguments, one per row: every tool ends in one line and exit code 1, and creates nothing.
 
 A row is a kind of mistake at an entry point. Rows marked `quick` run with `make test`, the others with `make test-long`.
 """
@@ -19,14 +19,14 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "data/teachers/blood-cells_retinanet-r18w48.pth"
-CACHED = ROOT / "configs/blood_cells/freekd-cached_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py"
-STUDENT = ROOT / "configs/blood_cells/retinanet_r18w16_b8-12e_blood-cells.py"
+CACHED = ROOT / "configs/freekd/freekd-cached_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py"
+STUDENT = ROOT / "configs/baselines/retinanet_r18w16_b8-12e_blood-cells.py"
 SECONDS = 60  # a row takes about one; the limit is for what hangs
 
 
 @dataclass(frozen=True)
 class Row:
-    """A mistake: what the config says beside what is right, or what is done to its files, and words of the answer."""
+    """A mistake: additions to a valid config or damage to its files, and words of the message."""
 
     entry: str
     cause: str
@@ -47,7 +47,7 @@ def row(entry: str, cause: str, *words: str, **options) -> Row:
 
 
 def term(text: str) -> str:
-    """The text of a config whose FreeKD term has other arguments."""
+    """Return the text of a config that changes arguments of the FreeKD term."""
     return f"model = dict(terms=dict(loss_freekd=dict({text})))"
 
 
@@ -71,7 +71,7 @@ def annotations(edit: Callable[[dict], object]) -> Callable[[Path], None]:
 
 
 def replace(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
-    """Return a function that puts something else in the place of a file."""
+    """Return a function that replaces a file."""
 
     def damage(folder: Path) -> None:
         (folder / name).unlink()
@@ -178,7 +178,7 @@ SLOTS = [
     row("student", "unknown model", "RetinaNett", more="model = dict(type='RetinaNett')"),
     row("student", "misspelt option of a head", "num_clases", more="model = dict(bbox_head=dict(num_clases=3))"),
     row("student", "number of classes a text", "model", more="model = dict(bbox_head=dict(num_classes='3'))"),
-    row("student", "backbone of a depth that is none", "19", more="model = dict(backbone=dict(depth=19))"),
+    row("student", "backbone of an unknown depth", "19", more="model = dict(backbone=dict(depth=19))"),
     row(
         "student",
         "neck of other channels",
@@ -244,7 +244,7 @@ SLOTS = [
         more=loader("sampler=dict(type='DefaultSamplerr')"),
     ),
     row("student", "misspelt option of a sampler", "shufle", "'shuffle'", more=loader("sampler=dict(shufle=True)")),
-    row("student", "workers kept that are none", "persistent_workers", more=loader("persistent_workers=True")),
+    row("student", "persistent workers without workers", "persistent_workers", more=loader("persistent_workers=True")),
     row("student", "unknown option of a loader", "drop_lst", more=loader("drop_lst=True")),
     row("student", "unknown collate function", "collate_fn.type", more=loader("collate_fn=dict(type='stack')")),
     row("student", "no evaluator", "val_evaluator", "lacks", more="val_evaluator = None"),
@@ -325,7 +325,7 @@ SLOTS = [
     row("student", "hooks a dict", "custom_hooks must be a list", more="custom_hooks = dict(type='EMAHook')"),
     row(
         "student",
-        "hook of a priority that is none",
+        "hook of an unknown priority",
         "priority",
         "HIGHER",
         more="custom_hooks = [dict(type='EMAHook', priority='HIGHER')]",
@@ -361,7 +361,7 @@ TERMS = [
         "distill",
         "teacher without weights",
         "checkpoint",
-        more="model = dict(teacher=dict(_delete_=True, config='configs/blood_cells/retinanet_r18w48_b8-36e_blood-cells.py'))",
+        more="model = dict(teacher=dict(_delete_=True, config='configs/baselines/retinanet_r18w48_b8-36e_blood-cells.py'))",
     ),
     row("distill", "teacher's config not there", "gone.py", more="model = dict(teacher=dict(config='gone.py'))"),
     row("distill", "teacher's config a number", "teacher", more="model = dict(teacher=dict(config=3))"),
@@ -370,16 +370,30 @@ TERMS = [
     row("distill", "changes of the teacher a list", "cfg_options", more="model = dict(teacher=dict(cfg_options=[1]))"),
     row("distill", "student None", "student", more="model = dict(student=None)"),
     row("distill", "unknown student", "RetinaNett", more="model = dict(student=dict(type='RetinaNett'))"),
-    row("distill", "heirloom a text", "inherit", more="model = dict(inherit='neck')"),
-    row("distill", "heirloom that is not there", "nekc", more="model = dict(inherit=['nekc'])"),
+    row("distill", "inherit a text", "inherit", more="model = dict(inherit='neck')"),
+    row("distill", "inherited module that is not there", "nekc", more="model = dict(inherit=['nekc'])"),
     row("distill", "monitor a text", "monitor", more="model = dict(monitor='often')"),
     row("distill", "term a text", "loss_freekd", more="model = dict(terms=dict(loss_freekd='freekd'))"),
     row("distill", "align a number", "align", "3", more=term("align=3"), quick=True),
     row("distill", "unknown align", "ConvAlin", more=term("align=dict(type='ConvAlin')")),
     row("distill", "channels of an align a text", "student_channels", more=term("align=dict(student_channels='32')")),
-    row("distill", "levels a text", "levels", "'all'", more=term("levels='all'"), quick=True),
-    row("distill", "levels beyond the last", "levels", "7", more=term("levels=[0, 1, 7]")),
-    row("distill", "no levels", "levels", "at least one", more=term("levels=[]")),
+    row("distill", "levels a text", "student_levels", "'all'", more=term("student_levels='all'"), quick=True),
+    row(
+        "distill",
+        "levels beyond the last",
+        "student_levels",
+        "7",
+        more="model = dict(terms=dict(loss_mse=dict(type='freqkd.DistillTerm', student_levels=[0, 1, 7], "
+        "loss=dict(type='freqkd.MSELoss'))))",
+    ),
+    row(
+        "distill",
+        "levels that were not prompted",
+        "levels=[0, 1, 2]",
+        "levels=[0, 1, 3]",
+        more=term("student_levels=[0, 1, 3]"),
+    ),
+    row("distill", "no levels", "student_levels", "at least one", more=term("student_levels=[]")),
     row("distill", "loss a text", "loss", more=term("loss='freekd'")),
     row("distill", "no loss", "loss", more=term("loss=None")),
     row("distill", "weight a text", "weight", "'much'", more=term("weight='much'")),
@@ -387,7 +401,7 @@ TERMS = [
     row("distill", "schedule a list", "schedule", more=term("schedule=[3]")),
     row("distill", "adapter a number", "adapter", more=term("adapter=5")),
     row("distill", "prompts a number", "prompts", more=term("prompts=5")),
-    row("distill", "tap a number", "student", more=term("student=5")),
+    row("distill", "tap a number", "student_tap", more=term("student_tap=5")),
     row("distill", "unknown progress", "progress", "'day'", more=term("progress='day'")),
     row(
         "distill",
@@ -397,7 +411,7 @@ TERMS = [
         "inplace=False",
         quick=True,
         more=term(
-            "student='backbone.bn1', teacher='backbone.bn1', levels=None, align=None, prompts=None, "
+            "student_tap='backbone.bn1', teacher_tap='backbone.bn1', student_levels=None, align=None, prompts=None, "
             "loss=dict(_delete_=True, type='freqkd.MSELoss')"
         ),
     ),
@@ -406,7 +420,8 @@ TERMS = [
         "tap that never runs",
         "did not run",
         more=term(
-            "student='bbox_head.loss_cls', teacher='bbox_head.loss_cls', levels=None, align=None, prompts=None, "
+            "student_tap='bbox_head.loss_cls', teacher_tap='bbox_head.loss_cls', "
+            "student_levels=None, align=None, prompts=None, "
             "loss=dict(_delete_=True, type='freqkd.MSELoss')"
         ),
     ),
@@ -428,9 +443,9 @@ TERMS = [
     ),
     row("prompts", "tap a number", "tap", more="model = dict(tap=3)"),
     row("prompts", "levels a text", "levels", more="model = dict(levels='all')"),
-    row("prompts", "loss None", "loss", more="model = dict(loss=None)", quick=True),
+    row("prompts", "prompts None", "prompts", more="model = dict(prompts=None)", quick=True),
     row("prompts", "overlap weight a text", "overlap_weight", more="model = dict(overlap_weight='much')"),
-    row("prompts", "no prompt", "num_prompts", more="model = dict(loss=dict(num_prompts=0))"),
+    row("prompts", "no prompt", "num_prompts", more="model = dict(prompts=dict(num_prompts=0))"),
     row(
         "prompts",
         "changes of the teacher that do not exist",
@@ -457,7 +472,7 @@ DATA = [
         damage=replace(TRAIN_JSON, lambda path: path.symlink_to("/dev/zero")),
     ),
     row("student", "empty annotations", "empty", damage=replace(TRAIN_JSON, Path.touch)),
-    row("student", "annotations that are no json", "json", damage=replace(TRAIN_JSON, content(b"{'images': []}"))),
+    row("student", "annotations that are not json", "json", damage=replace(TRAIN_JSON, content(b"{'images': []}"))),
     row("student", "annotations that are not UTF-8", "json", damage=replace(TRAIN_JSON, content(b'{"a": "\xff"}'))),
     row("student", "annotations nested without end", "json", damage=replace(TRAIN_JSON, content(b"[" * 100_000))),
     row("student", "annotations a list", "must hold a dict", damage=annotations(lambda whole: [whole]), quick=True),
@@ -525,7 +540,9 @@ DATA = [
         quick=True,
     ),
     row("student", "empty image", "first.jpg", "empty", damage=replace(IMAGE, Path.touch)),
-    row("student", "text as image", "first.jpg", "no image", damage=replace(IMAGE, content(b"not an image at all"))),
+    row(
+        "student", "text as image", "first.jpg", "not an image", damage=replace(IMAGE, content(b"not an image at all"))
+    ),
     row("student", "folder as image", "first.jpg", "folder", damage=replace(IMAGE, Path.mkdir)),
     row("student", "pipe as image", "first.jpg", "pipe", damage=replace(IMAGE, os.mkfifo)),
     row(
@@ -569,7 +586,7 @@ DATA = [
         "masks",
         "validation image that is text",
         "val_dataloader",
-        "no image",
+        "not an image",
         damage=replace("images/val/first.jpg", content(b"text")),
     ),
     row("cache", "training image that is empty", "train_dataloader", "empty", damage=replace(IMAGE, Path.touch)),
@@ -583,7 +600,7 @@ DATA = [
         damage=replace(MAP, paint(np.full((240, 320), 9, np.uint8))),
     ),
     row("segmenter", "map of colours", "one channel", damage=replace(MAP, paint(np.zeros((240, 320, 3), np.uint8)))),
-    row("segmenter", "text as map", "first.png", "no image", damage=replace(MAP, content(b"text"))),
+    row("segmenter", "text as map", "first.png", "not an image", damage=replace(MAP, content(b"text"))),
     row("segmenter", "map of another size", "first", damage=replace(MAP, paint(np.zeros((24, 32), np.uint8)))),
     row(
         "segmenter",
@@ -641,7 +658,7 @@ TOOLS = [
     row("export", "no folder", code=2, arguments=("--no-out-dir",)),
     row("masks", "level that is not there", "--level", "9", arguments=("--level", "9")),
     row("masks", "no image", "--num", "0", arguments=("--num", "0")),
-    row("masks", "level that is no number", code=2, arguments=("--level", "first")),
+    row("masks", "level that is not a number", code=2, arguments=("--level", "first")),
     row("masks", "no validation data", "val_dataloader", more="val_dataloader = None"),
     row("masks", "tap that is not there", "nekc", more="model = dict(tap='nekc')", quick=True),
     row("masks", "model that has no prompts", "prompts", damage=config_file(f"_base_ = [{str(STUDENT)!r}]")),
@@ -728,7 +745,7 @@ test_dataloader = dict(dataset=dict(data_root={root!r}))
 
 @pytest.fixture
 def started(request, tool, tiny_config, small, tmp_path):
-    """Return `started(row)`: the exit code of its tool, and the folders that must not be there afterwards."""
+    """Return `started(row)`: the exit code of its tool, and the folders that must not exist afterwards."""
 
     def start(one):
         data = tmp_path / "data"
@@ -778,7 +795,7 @@ def marked(one: Row):
 
 
 @pytest.mark.parametrize("one", [marked(one) for one in TABLE])
-def test_a_wrong_input_is_told_in_one_line(started, capfd, one):
+def test_a_wrong_input_is_reported_in_one_line(started, capfd, one):
     begin = time.monotonic()
     if one.code == 2:  # argparse
         with pytest.raises(SystemExit, match="2"):
@@ -814,7 +831,7 @@ def test_the_table_is_as_long_as_promised():
 
 @pytest.mark.long
 @pytest.mark.parametrize("entry", sorted(ENTRIES))
-def test_without_the_mistake_every_entry_point_does_its_work(started, capfd, entry):
+def test_without_a_mistake_every_entry_point_works(started, capfd, entry):
     code, folders = started(row(entry, "nothing"))
     assert code == 0, capfd.readouterr().err
     assert folders[entry == "cache"].exists()

@@ -24,11 +24,13 @@ from pictures import draw_masks, draw_predictions
 from report import check_shown, print_report, write_json
 from tasks import STAGES, TASKS, DemoError, Task, announce, say, steps_of
 
-from freqkd.cli import evaluate, run_tool, train
-from freqkd.errors import EPILOG
-from freqkd.export import count_parameters, export_student, is_distillation
+from freqkd.apis.arguments import run_tool
+from freqkd.apis.export import count_parameters, export_student, is_distillation
+from freqkd.apis.test import evaluate
+from freqkd.apis.train import train
 from freqkd.hooks.progress import SECONDS
-from freqkd.preflight import check_work_dir
+from freqkd.utils.errors import EPILOG
+from freqkd.utils.files import check_writable
 
 
 def fingerprint(task: Task, stage: str, seed: int) -> str:
@@ -111,16 +113,16 @@ def final_metric(runner: Any, metric: str) -> float:
 
 
 def describe_terms(config: Config, model: Any, hub: MessageHub) -> dict[str, Any]:
-    """Say of each term its loss, preset, prompts and mean share of the task's gradient over the training."""
+    """Say of each term its loss, preset, prompts and mean ratio to the task's gradient over the training."""
     terms = {}
     for name, term in config.model.terms.items():
-        shares = hub.get_scalar(f"train/share/{name}").data[0]
+        ratios = hub.get_scalar(f"train/ratio/{name}").data[0]
         prompts = term.get("prompts")
         terms[name] = dict(
             loss=term.loss.type,
             preset=term.loss.get("preset"),
             prompt_hash=hashlib.sha256(Path(prompts).read_bytes()).hexdigest() if prompts else None,
-            gradient_share=float(shares.mean()) if len(shares) else None,
+            gradient_ratio=float(ratios.mean()) if len(ratios) else None,
             weight=float(model.terms[name].weight.value()),
         )
     return terms
@@ -156,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     root = Path(options.work_dir)
-    check_work_dir(Config(dict(work_dir=str(root))))
+    check_writable("work dir", root, "--work-dir")
     announce(root)
     start = time.monotonic()
     summary: dict[str, Any] = {}

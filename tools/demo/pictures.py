@@ -1,4 +1,4 @@
-"""The demo's pictures: where the prompts point, and predictions beside the ground truth."""
+"""The demo's pictures: masks of the prompts, and predictions beside the ground truth."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
-from freqkd.checkpoints import load_strict, read_checkpoint, weights_of
-from freqkd.compat import read_config
-from freqkd.distillers.masks import mask_pictures
-from freqkd.distillers.teacher import build_network
-from freqkd.plotting import Boxes, detection_panel, save_png, segmentation_panel
+from freqkd.teacher.teacher import build_network
+from freqkd.utils.checkpoints import load_strict, read_checkpoint, weights_of
+from freqkd.utils.compat import read_config
+from freqkd.visualization.masks import mask_pictures
+from freqkd.visualization.plotting import detection_panel, save_png, segmentation_panel
 
 
 def validation_set(config: Config) -> Any:
@@ -57,25 +57,15 @@ def draw_predictions(name: str, task: Any, results: dict[str, Any], root: Path) 
     for stage, title in titles.items():
         network = read_config(task.teacher if stage == "teacher" else task.alone)
         columns[title] = predict(network, results[stage]["checkpoint"], samples)
-    classes = list(dataset.metainfo["classes"])
+    palette, classes = dataset.metainfo["palette"], dataset.metainfo["classes"]
     for index, sample in enumerate(samples):
         image = np.ascontiguousarray(sample["inputs"].permute(1, 2, 0).numpy()[..., ::-1])
         title = f"{name}: validation image {task.pictures[index]}"
-        truth = sample["data_samples"]
+        shown = {"ground truth": sample["data_samples"], **{stage: found[index] for stage, found in columns.items()}}
         if name == "detection":
-            found = truth.gt_instances
-            parts: dict[str, Any] = {"ground truth": Boxes(_array(found.bboxes), found.labels.numpy())}
-            for stage, answers in columns.items():
-                boxes = answers[index].pred_instances
-                parts[stage] = Boxes(boxes.bboxes.numpy(), boxes.labels.numpy(), boxes.scores.numpy())
-            picture = detection_panel(image, parts, classes, title)
+            boxes = {stage: found.get("pred_instances", found.gt_instances) for stage, found in shown.items()}
+            picture = detection_panel(image, boxes, palette, classes, title)
         else:
-            parts = {"ground truth": truth.gt_sem_seg.data[0].numpy()}
-            parts |= {stage: answers[index].pred_sem_seg.data[0].numpy() for stage, answers in columns.items()}
-            picture = segmentation_panel(image, parts, dataset.metainfo["palette"], classes, title)
+            maps = {stage: found.get("pred_sem_seg", found.gt_sem_seg).data[0] for stage, found in shown.items()}
+            picture = segmentation_panel(image, maps, palette, classes, title)
         save_png(root / f"{name}_predictions_{task.pictures[index]}.png", picture)
-
-
-def _array(boxes: Any) -> np.ndarray:
-    """Take mmdet's box container or a tensor as an array."""
-    return np.asarray(getattr(boxes, "tensor", boxes))

@@ -1,4 +1,4 @@
-"""What the demo says in the end: the summary, the table, and whether it showed what it must."""
+"""Report of the demo: the summary, the table, and checks of what it must show."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks import MIN_DEVIATION, MIN_SHARE, TASKS, DemoError, say
+from tasks import MIN_DEVIATION, MIN_RATIO, TASKS, DemoError, say
 
-from freqkd.files import write_whole
+from freqkd.utils.files import write_whole
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -28,11 +28,11 @@ def check_shown(name: str, results: dict[str, Any]) -> None:
     if after["deviation"] < MIN_DEVIATION:
         raise DemoError(f"{name}: the masks stayed flat (deviation over space {after['deviation']:.4f})")
     for stage, term in (("distilled", "loss_freekd"), ("combined", "loss_freekd"), ("combined", "loss_logit")):
-        share = results[stage]["terms"][term]["gradient_share"]
-        if share is None or share < MIN_SHARE:
+        ratio = results[stage]["terms"][term]["gradient_ratio"]
+        if ratio is None or ratio < MIN_RATIO:
             raise DemoError(
-                f"{name}, {stage}: the share of {term} in the gradient is {share}, below {MIN_SHARE}: this shows another "
-                "method"
+                f"{name}, {stage}: the gradient of {term} has a ratio of {ratio} to the task's, below {MIN_RATIO}: this shows "
+                "another method"
             )
 
 
@@ -70,16 +70,16 @@ def print_report(summary: dict[str, Any], root: Path, seconds: float) -> None:
     say(table(summary))
     say(
         "\nOne seed. Equal steps, images in the same order, equal first weights; equal steps are not equal time: see the "
-        "last column.\nOther seeds give other numbers (--seed N --work-dir ...): one run is no proof of a gain."
+        "last column.\nOther seeds give other numbers (--seed N --work-dir ...): one run does not prove a gain."
     )
     for name in TASKS:
         masks = summary[name]["prompts"]["masks"]
-        share = summary[name]["distilled"]["terms"]["loss_freekd"]["gradient_share"]
-        both = {key: term["gradient_share"] for key, term in summary[name]["combined"]["terms"].items()}
+        ratio = summary[name]["distilled"]["terms"]["loss_freekd"]["gradient_ratio"]
+        both = {key: term["gradient_ratio"] for key, term in summary[name]["combined"]["terms"].items()}
         before, after = masks["before"], masks["after"]
         say(
             f"{name}: overlap of the masks {before['overlap']:.3f} -> {after['overlap']:.3f}, deviation over space "
-            f"{before['deviation']:.3f} -> {after['deviation']:.3f}; FreeKD's mean share of the task's gradient {share:.2f}; "
+            f"{before['deviation']:.3f} -> {after['deviation']:.3f}; ratio of FreeKD's gradient to the task's {ratio:.2f}; "
             f"beside {TASKS[name].logit_term} {both['loss_freekd']:.2f} and {both['loss_logit']:.2f}"
         )
         for stage in ("alone", "distilled", "combined"):

@@ -1,4 +1,4 @@
-"""What the demo runs: two tasks, a shipped config for each stage, and how long it takes."""
+"""Tasks of the demo: a shipped config for each stage, and how long each takes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from freqkd.compat import read_config
-from freqkd.export import count_parameters
+from freqkd.apis.export import count_parameters
+from freqkd.utils.compat import read_config
 
 STAGES = ("teacher", "prompts", "alone", "distilled", "combined")
 # Seconds per step on two quiet cores, for the announcement alone; every stage is then measured.
@@ -19,7 +19,7 @@ PACE = {
     "segmentation": dict(prompts=0.25, alone=0.22, distilled=0.37, combined=0.41),
 }
 MIN_DEVIATION = 0.01
-MIN_SHARE = 0.1
+MIN_RATIO = 0.1
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Task:
 
 TASKS = {
     "detection": Task(
-        teacher="configs/blood_cells/retinanet_r18w48_b8-36e_blood-cells.py",
-        prompts="configs/blood_cells/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
-        alone="configs/blood_cells/retinanet_r18w16_b8-12e_blood-cells.py",
-        distilled="configs/blood_cells/freekd-mse_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
-        combined="configs/blood_cells/freekd-mse-binary-kd_neck-logits_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+        teacher="configs/baselines/retinanet_r18w48_b8-36e_blood-cells.py",
+        prompts="configs/freekd/prompts_neck_retinanet-r18w48_b8-4e_blood-cells.py",
+        alone="configs/baselines/retinanet_r18w16_b8-12e_blood-cells.py",
+        distilled="configs/freekd/freekd-mse_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
+        combined="configs/freekd/freekd-mse-binary-kd_neck-logits_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py",
         feature_terms="FreeKD + MSE",
         logit_term="binary KD",
         metric="coco/bbox_mAP",
@@ -57,11 +57,11 @@ TASKS = {
         pictures=(3, 20),
     ),
     "segmentation": Task(
-        teacher="configs/road_scenes/semantic-fpn_r18w48_b8-1200i_road-scenes.py",
-        prompts="configs/road_scenes/prompts_neck_semantic-fpn-r18w48_b8-80i_road-scenes.py",
-        alone="configs/road_scenes/semantic-fpn_r18w16_b8-300i_road-scenes.py",
-        distilled="configs/road_scenes/freekd_neck_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
-        combined="configs/road_scenes/freekd-cwd_neck-logits_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
+        teacher="configs/baselines/semantic-fpn_r18w48_b8-1200i_road-scenes.py",
+        prompts="configs/freekd/prompts_neck_semantic-fpn-r18w48_b8-80i_road-scenes.py",
+        alone="configs/baselines/semantic-fpn_r18w16_b8-300i_road-scenes.py",
+        distilled="configs/freekd/freekd_neck_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
+        combined="configs/freekd/freekd-cwd_neck-logits_semantic-fpn-r18w48_semantic-fpn-r18w16_b8-300i_road-scenes.py",
         feature_terms="FreeKD",
         logit_term="CWD",
         metric="mIoU",

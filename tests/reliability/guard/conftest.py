@@ -23,7 +23,7 @@ from freqkd.registry import DATASETS, MODELS
 
 
 class Spoilt(torch.autograd.Function):
-    """Gives what it takes; the first number of its gradient is another."""
+    """The identity; the first number of its gradient is replaced by `value`."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, value: float) -> torch.Tensor:
@@ -38,16 +38,16 @@ class Spoilt(torch.autograd.Function):
 
 
 def is_bad(at: Any, until: Any = None) -> bool:
-    """Whether the Runner is at one of the steps that are to go wrong, counted from 1."""
+    """Whether the Runner is at one of the steps that must fail, counted from 1."""
     step = MessageHub.get_current_instance().runtime_info.get("iter")
     return at is not None and step is not None and at <= step + 1 <= (at if until is None else until)
 
 
 @MODELS.register_module(name="BadLoss", force=True)
 class BadLoss(nn.Module):
-    """The mean square of the student's maps; from step `at` to `until`, the loss or the gradient at a map goes wrong.
+    """The mean squared error; from step `at` to `until`, the loss or the gradient of a map is replaced by `value`.
 
-    What goes wrong, on the process `rank`: "loss", "gradient" (of map `level`), or "raise".
+    `what` fails in the process `rank`: "loss", "gradient" (of map `level`), or "raise".
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ToyNeck(nn.Module):
 
 @MODELS.register_module(name="Toy", force=True)
 class Toy(BaseModel):
-    """Pixels to maps, with statistics and dropout; its task is to give zeros, and goes wrong at step `at`."""
+    """Pixels to maps, with batch norm and dropout; its task is to give zeros, and fails at step `at`."""
 
     def __init__(self, at: Any = None, what: str = "loss", value: Any = "nan", data_preprocessor: Any = None) -> None:
         super().__init__(data_preprocessor or dict(type="ImgDataPreprocessor"))
@@ -126,7 +126,7 @@ class ToyData(Dataset):
         self.images[list(bad), 0, 0, 0] = torch.inf
 
     def full_init(self) -> None:
-        """Have nothing to read."""
+        """Do nothing."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -138,7 +138,7 @@ class ToyData(Dataset):
 
 @HOOKS.register_module(name="NoteStates", force=True)
 class NoteStates(Hook):
-    """Keeps what the model holds before each step, and at the end."""
+    """Keeps the state of the model before each step, and at the end."""
 
     def __init__(self) -> None:
         self.states: list[dict[str, torch.Tensor]] = []
@@ -164,7 +164,9 @@ def toy(fresh: None, tool: Any, tmp_path: Path) -> SimpleNamespace:
     torch.save(dict(state_dict=Toy().state_dict()), checkpoint)
 
     def model(student: Any = None, **terms: Any) -> dict[str, Any]:
-        terms = {name: dict(dict(type="freqkd.DistillTerm", student="neck"), **term) for name, term in terms.items()}
+        terms = {
+            name: dict(dict(type="freqkd.DistillTerm", student_tap="neck"), **term) for name, term in terms.items()
+        }
         return dict(
             type="freqkd.Distiller",
             student=dict(dict(type="freqkd.Toy"), **(student or {})),

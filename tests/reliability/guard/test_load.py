@@ -1,4 +1,4 @@
-"""Long trainings grow nothing, and an error in the middle of a step leaves nothing behind."""
+"""Memory, hooks and handles stay constant in a long training, and after an error in the middle of a step."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ from torch import Tensor
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 GUARD = dict(type="freqkd.NonFiniteHook")
-MSE = dict(loss=dict(type="freqkd.MSELoss"), weight=dict(share=0.5, iters=5))
+MSE = dict(loss=dict(type="freqkd.MSELoss"), weight=dict(ratio=0.5, iters=5))
 FREEKD = dict(
     align=dict(type="freqkd.ConvAlign", student_channels=4, teacher_channels=4, num_levels=2),
     loss=dict(type="freqkd.FreeKDLoss", channels=4, num_levels=2, depth=1),
@@ -22,7 +22,7 @@ FREEKD = dict(
 
 
 def count_hooks(*networks):
-    """Everything that hangs on modules and parameters, and methods that an object has of its own."""
+    """Count the hooks of modules and parameters, and the methods that objects override."""
     found = 0
     for network in networks:
         found += sum(callable(value) and not isinstance(value, torch.nn.Module) for value in vars(network).values())
@@ -46,7 +46,7 @@ def count_all(runner):
 
 @HOOKS.register_module(name="Meter", force=True)
 class Meter(Hook):
-    """Measures this process now and then, once it is warm."""
+    """Measures this process every few steps, once it is warm."""
 
     priority = "LOWEST"
 
@@ -81,8 +81,8 @@ def network(toy, kind):
         return dict(type="freqkd.Toy"), data
     model = toy.model(loss_mse=MSE, loss_freekd=FREEKD)
     if "prompts" in kind:
-        loss = dict(channels=4, num_levels=2, depth=1)
-        model = dict(type="freqkd.PromptTuner", teacher=model["teacher"], loss=loss)
+        prompts = dict(channels=4, num_levels=2, depth=1)
+        model = dict(type="freqkd.PromptTuner", teacher=model["teacher"], prompts=prompts)
     if cache:
         model["teacher"]["cache"] = cache
     return model, data
@@ -141,7 +141,7 @@ def test_an_error_in_a_step_leaves_nothing_behind(toy, place):
         if place == "student":
             model["student"].update(at=3, what="raise")
         else:
-            model["terms"]["loss_bad"] = dict(type="freqkd.DistillTerm", student="neck", loss=bad)
+            model["terms"]["loss_bad"] = dict(type="freqkd.DistillTerm", student_tap="neck", loss=bad)
     runner = toy.run(toy.config(model, GUARD, dict(type="mmengine.CountBefore"), **data))
     assert ("is nan" if place == "guard" else "out of luck") in str(runner.error)
     assert len(runner.states) == 3

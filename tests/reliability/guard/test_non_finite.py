@@ -11,10 +11,10 @@ from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 
-from freqkd.checkpoints import CheckpointError, read_checkpoint
+from freqkd.datasets.plain_data import from_plain, to_plain
 from freqkd.hooks.non_finite import NonFiniteError, NonFiniteHook
-from freqkd.processes import start_processes, without_devices
-from freqkd.replay import from_plain, to_plain
+from freqkd.utils.checkpoints import CheckpointError, read_checkpoint
+from freqkd.utils.processes import start_processes, without_devices
 
 BAD = dict(type="freqkd.BadLoss")
 STOP, SKIP, LOWER = (dict(type="freqkd.NonFiniteHook", action=action) for action in ("stop", "skip", "lower"))
@@ -62,7 +62,7 @@ def faulty(toy, kind):
     if kind == "gradient of a term":
         spoilt = dict(BAD, at=3, what="gradient", value=INF, level=1)
         words = "the gradient of the loss 'distill.loss_bad' is inf at 'neck', level 1"
-        return toy.config(toy.model(**good, loss_bad=dict(loss=spoilt, weight=dict(share=0.5))), STOP), words
+        return toy.config(toy.model(**good, loss_bad=dict(loss=spoilt, weight=dict(ratio=0.5))), STOP), words
     if kind == "loss of the task":
         return toy.config(toy.model(dict(at=3, value=INF), **good), STOP), "the loss 'loss_task' is inf"
     if kind == "gradient of the task":
@@ -72,7 +72,7 @@ def faulty(toy, kind):
         return toy.config(dict(type="freqkd.Toy", at=3), STOP), "the loss 'loss_task' is nan"
     if kind == "prompt stage":
         network = dict(
-            type="freqkd.PromptTuner", teacher=toy.model()["teacher"], loss=dict(channels=4, num_levels=2, depth=1)
+            type="freqkd.PromptTuner", teacher=toy.model()["teacher"], prompts=dict(channels=4, num_levels=2, depth=1)
         )
         network["teacher"]["cfg_options"] = {"model.at": 3}
         return toy.config(network, STOP), "the loss 'loss_task' is nan"
@@ -100,7 +100,7 @@ def test_the_first_step_that_is_not_finite_is_named_undone_and_run_again(toy, to
     step = len(runner.states)
     assert step == 3 or kind == "data"
     assert text.startswith(
-        f"step {step}: {words}; the weights are those before it; see it again with: python tools/replay.py"
+        f"step {step}: {words}; the weights are those before it; to run it again: python tools/replay.py"
     )
     assert "action='skip'" in text
     assert toy.same(runner.model.state_dict(), runner.states[-1])
@@ -117,7 +117,7 @@ def test_the_first_step_that_is_not_finite_is_named_undone_and_run_again(toy, to
 
 def test_bad_weights_are_told_from_bad_losses(toy):
     runner = toy.run(toy.config(toy.model(loss_good=dict(loss=BAD)), dict(type="mmengine.Poison"), SKIP))
-    words = "step 3: already before the step the weights were not finite: head.bias; the weights are those before it; leaving"
+    words = "step 3: already before the step the weights were not finite: head.bias; the weights are those before it; dropping"
     assert str(runner.error).startswith(words)
 
 
@@ -143,7 +143,7 @@ def test_replayed_gradients_are_those_of_each_term_alone(toy, tool, capsys):
 
 @pytest.mark.parametrize("guard", [SKIP, LOWER], ids=["skip", "lower"])
 def test_a_training_goes_on_without_the_step(toy, guard):
-    network = toy.model(loss_bad=dict(loss=dict(BAD, at=3), weight=dict(share=0.5, iters=9)))
+    network = toy.model(loss_bad=dict(loss=dict(BAD, at=3), weight=dict(ratio=0.5, iters=9)))
     runner = toy.run(toy.config(network, guard, iters=5))
     assert runner.error is None
     states = runner.states
@@ -179,13 +179,13 @@ def test_steps_that_stay_bad_end_the_training(toy):
 
 def test_nothing_is_lowered_where_no_term_is_to_blame(toy):
     runner = toy.run(toy.config(toy.model(dict(at=2), loss_good=dict(loss=BAD)), LOWER))
-    assert "no term alone is to blame" in str(runner.error)
+    assert "the cause is not a single term" in str(runner.error)
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_a_good_training_is_the_same_with_the_hook_and_without(toy, accumulated):
-    share = dict(loss=BAD, weight=dict(share=0.5, iters=2))
-    network = toy.model(loss_one=share, loss_two=dict(loss=BAD))
+    ratio = dict(loss=BAD, weight=dict(ratio=0.5, iters=2))
+    network = toy.model(loss_one=ratio, loss_two=dict(loss=BAD))
     ends = []
     for name, hooks in (("with", [STOP]), ("without", [])):
         runner = toy.run(toy.config(network, *hooks, name=name, optim_wrapper=dict(accumulative_counts=accumulated)))
@@ -274,7 +274,7 @@ def test_samples_come_back_from_plain_data():
     from mmengine.structures import InstanceData, PixelData
     from mmseg.structures import SegDataSample
 
-    from freqkd.datasets.views import Source, View
+    from freqkd.datasets.fixed_views import Source, View
 
     boxes = HorizontalBoxes(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
     masks = BitmapMasks(np.ones((1, 4, 5), np.uint8), 4, 5)
@@ -300,9 +300,9 @@ def test_samples_come_back_from_plain_data():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("os.system", "is no class of mmengine.structures"),
-        ("mmdet.structures.bbox.transforms.bbox2roi", "is no BaseDataElement"),
-        ("mmdet.structures.bbox.HorizontalBoxes", "is no BaseDataElement"),
+        ("os.system", "is not a class of mmengine.structures"),
+        ("mmdet.structures.bbox.transforms.bbox2roi", "is not a BaseDataElement"),
+        ("mmdet.structures.bbox.HorizontalBoxes", "is not a BaseDataElement"),
         ("mmengine.structures.nothing.Here", "is not installed"),
     ],
 )
@@ -314,7 +314,7 @@ def test_no_other_class_is_made_of_a_file(name, words):
 def test_wrong_files_configs_and_arguments_are_one_line(toy, tool, capsys):
     config, _ = faulty(toy, "loss of a term")
     toy.run(config)
-    other = toy.config(toy.model(loss_bad=dict(loss=BAD, weight=dict(share=1.0))))
+    other = toy.config(toy.model(loss_bad=dict(loss=BAD, weight=dict(ratio=1.0))))
     path = f"{config.work_dir}/non_finite_step_3.pth"
     for name, one in (("config", config), ("other", other)):
         one.dump(toy.folder / f"{name}.py")
@@ -322,7 +322,7 @@ def test_wrong_files_configs_and_arguments_are_one_line(toy, tool, capsys):
     healed.dump(toy.folder / "healed.py")
     cases = [
         ("config", toy.folder / "nothing.pth", "replay file not found"),
-        ("config", toy.folder / "teacher.pth", "is no replay file"),
+        ("config", toy.folder / "teacher.pth", "is not a replay file"),
         ("other", path, "is not of this architecture"),
         ("healed", path, "is not reproduced: everything is finite here"),
     ]
@@ -338,8 +338,8 @@ def test_wrong_files_configs_and_arguments_are_one_line(toy, tool, capsys):
 
 
 MORE = """
-model = dict(terms=dict(loss_freekd=dict(prompts='untrained', weight=0.5), loss_bad=dict(
-    type='freqkd.DistillTerm', student='neck', levels=(1, 2),
+model = dict(terms=dict(loss_freekd=dict(prompts='untrained', weight=0.5, loss=dict(channels=64, num_levels=3)), loss_bad=dict(
+    type='freqkd.DistillTerm', student_tap='neck', student_levels=(1, 2),
     align=dict(type='freqkd.ConvAlign', student_channels=32, teacher_channels=64, num_levels=2),
     loss=dict(type='freqkd.BadLoss', at=2, what='gradient', level=1))))
 custom_hooks = [dict(type='freqkd.NonFiniteHook')]

@@ -1,0 +1,15 @@
+"""COCO, GFL-R101 to R50 1x: CrossKD (arXiv 2306.11369), the student keeps 3 of 4 head convolutions."""
+_base_ = [
+    '../baselines/gfl_r50_8xb2-1x_coco.py',
+    '../_base_/teachers/gfl_r101_coco.py',
+]
+custom_imports = dict(imports=['freqkd.registry'], allow_failed_imports=False)
+model = dict(
+    _delete_=True, type='freqkd.Distiller', student={{_base_.model}}, teacher={{_base_.teacher}},
+    terms=dict(
+        loss_head=dict(
+            type='freqkd.DistillTerm',
+            student_tap='neck',
+            adapter=dict(type='freqkd.CrossHead', index=3, cls='gfl_cls', reg='gfl_reg'),
+            loss=dict(type='freqkd.CrossKDLoss'),
+            weight=1.0)))

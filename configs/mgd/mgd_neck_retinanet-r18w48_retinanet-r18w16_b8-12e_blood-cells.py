@@ -1,0 +1,10 @@
+"""MGD (arXiv 2205.01529): the teacher's FPN maps are made from the student's, of which 65 % is blanked out."""
+_base_ = [
+    '../baselines/retinanet_r18w16_b8-12e_blood-cells.py',
+    '../_base_/teachers/retinanet_r18w48_blood-cells.py',
+    '../_base_/distill/neck_blood-cells.py',
+]
+model = dict(
+    _delete_=True, type='freqkd.Distiller', student={{_base_.model}}, teacher={{_base_.teacher}}, monitor=20,
+    terms=dict(
+        loss_feature=dict(_base_.neck_term, loss=dict(type='freqkd.MGDLoss', channels=64, num_levels=3, masked_share=0.65))))

@@ -1,5 +1,0 @@
-"""Plain KD, tau 4 (arXiv 1503.02531)."""
-_base_ = ['../_base_/distill/road_scenes_logits.py']
-distill_loss = dict(
-    type='freqkd.LogitLoss', softening=dict(type='fixed', tau=4.0), divergence='kl', ignore_index=255)
-model = dict(terms=dict(loss_logit=dict(loss=distill_loss)))

@@ -1,5 +1,0 @@
-"""KD on standardised logits, tau 2 (arXiv 2403.01427)."""
-_base_ = ['../_base_/distill/road_scenes_logits.py']
-distill_loss = dict(
-    type='freqkd.LogitLoss', softening=dict(type='standardized', tau=2.0), divergence='kl', ignore_index=255)
-model = dict(terms=dict(loss_logit=dict(loss=distill_loss)))

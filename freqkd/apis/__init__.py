@@ -1,0 +1,1 @@
+"""Training, testing and exporting, and what the command line tools share."""

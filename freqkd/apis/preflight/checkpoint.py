@@ -1,0 +1,130 @@
+"""Checks of the checkpoints that a run starts from or resumes."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import get_rank
+from mmengine.runner import CheckpointLoader
+
+from freqkd.utils.checkpoints import CheckpointError, read_checkpoint
+from freqkd.utils.loading import guarded_loading, keep_checkpoint
+
+
+def check_checkpoint(config: Config, trust: bool = False) -> dict[str, Any] | None:
+    """Read the checkpoint that a run will load or resume from, and keep it for MMEngine, see `keep_checkpoint`.
+
+    A training that resumes from its work dir takes the newest whole checkpoint there, which `load_from` then names.
+
+    Returns:
+        The checkpoint; None where the run starts without one.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, needs arbitrary unpickling and `trust` is False, or is to be resumed
+            and is not of a training; or no checkpoint of the work dir is whole.
+    """
+    path = config.get("load_from")
+    if config.get("resume") and not path:
+        found = find_resumable(config, trust)
+        if found is None:
+            config.resume = False
+            return None
+        config.load_from, checkpoint = found
+    elif not path:
+        return None
+    elif "://" in str(path) and not str(path).startswith(("http://", "https://")):
+        with guarded_loading(trust):
+            checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location="cpu")
+    else:
+        checkpoint = read_checkpoint(path, trust)
+    if config.get("resume") and not _is_training(checkpoint):
+        raise CheckpointError(
+            f"cannot resume: {path} holds weights, but not the state of a training; name a checkpoint of one, or start "
+            f"again from the weights with --cfg-options load_from={path}"
+        )
+    keep_checkpoint(config.load_from, checkpoint)
+    return checkpoint
+
+
+def check_initial_weights(config: Config, trust: bool = False) -> None:
+    """Read the initial weights of a network (`init_cfg=dict(type='Pretrained')`, `pretrained=`) and keep them for MMEngine.
+
+    Raises:
+        CheckpointError: one is missing, damaged, or needs arbitrary unpickling and `trust` is False.
+    """
+    with guarded_loading(trust):
+        for name in sorted(set(_initial_weights(config.get("model")))):
+            keep_checkpoint(name, CheckpointLoader.load_checkpoint(name, map_location="cpu"))
+
+
+def _initial_weights(part: Any) -> Iterator[str]:
+    """Yield the initial weights that a part of a config names, except a teacher's, which has a checkpoint."""
+    if isinstance(part, Mapping):
+        if part.get("type") == "Pretrained" and isinstance(part.get("checkpoint"), str):
+            yield part["checkpoint"]
+        if isinstance(part.get("pretrained"), str):
+            yield part["pretrained"]
+        for key, value in part.items():
+            if key != "teacher":
+                yield from _initial_weights(value)
+    elif isinstance(part, (list, tuple)):
+        for item in part:
+            yield from _initial_weights(item)
+
+
+def _is_training(checkpoint: Mapping[str, Any]) -> bool:
+    return {"state_dict", "optimizer", "message_hub", "meta"} <= set(checkpoint)
+
+
+def find_resumable(config: Config, trust: bool = False) -> tuple[str, dict[str, Any]] | None:
+    """Return the path and content of the newest whole checkpoint of a work dir; None where it has no checkpoints.
+
+    Newer files that are not whole, as a kill or a full disk leaves them, are named on standard error.
+
+    Raises:
+        CheckpointError: none of its checkpoints is whole.
+    """
+    candidates = _checkpoints(config)
+    damaged: list[str] = []
+    for path in candidates:
+        try:
+            checkpoint = read_checkpoint(path, trust)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        if _is_training(checkpoint):
+            for fault in damaged:
+                print(f"--resume continues from {path}, because {fault}", file=sys.stderr)
+            return str(path), checkpoint
+    if damaged:
+        raise CheckpointError(
+            f"cannot resume: no checkpoint in {config.work_dir} is whole ({damaged[0]}); delete the damaged files to start "
+            "again, or name a whole checkpoint: --resume PATH"
+        )
+    if get_rank() == 0:
+        print(f"--resume: no checkpoint in {config.work_dir}; the training starts at its first step", file=sys.stderr)
+    return None
+
+
+def _checkpoints(config: Config) -> list[Path]:
+    """Return the checkpoints of a training, the newest first."""
+    work_dir = Path(config.work_dir)
+    folders = [work_dir]
+    hook = (config.get("default_hooks") or {}).get("checkpoint") or {}
+    if hook.get("out_dir"):
+        folders.append(Path(hook["out_dir"], work_dir.name))
+    found = {path for folder in folders for path in folder.glob("*.pth") if not path.name.startswith((".", "best_"))}
+    with suppress(OSError, UnicodeDecodeError):
+        named = Path((work_dir / "last_checkpoint").read_text().strip())
+        found |= {named} if named.suffix and named.is_file() else set()
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, _step(path)), reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int((re.findall(r"\d+", path.stem) or ["0"])[-1])

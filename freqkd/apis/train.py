@@ -1,0 +1,63 @@
+"""Training: checks before anything is written, the Runner, the run."""
+
+from __future__ import annotations
+
+import os.path as osp
+
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from freqkd.apis import preflight
+from freqkd.apis.export import is_distillation, student_config, write_config
+from freqkd.models.schedule import check_length
+from freqkd.utils.files import check_writable
+from freqkd.utils.loading import guarded_loading
+from freqkd.utils.processes import agreed, lost_processes_named, start_processes, without_devices
+
+
+def check_training(config: Config, trust: bool = False) -> None:
+    """Check everything that a training needs before it writes anything; what one process finds stops all of them."""
+    with agreed():
+        check_writable("work dir", config.work_dir, "--work-dir")
+        samples = preflight.check_data(config, trust=trust)
+        preflight.check_parts(config, "train")
+        check_length(config)
+        preflight.check_cache(config)
+        preflight.check_model(config, preflight.check_checkpoint(config, trust), samples)
+        preflight.check_initial_weights(config, trust)
+
+
+def build_runner(config: Config) -> Runner:
+    """Build the Runner of a config, of its `runner_type` where it names one."""
+    if config.get("launcher") == "pytorch" and get_device() == "cpu":
+        start_processes("pytorch")
+        config = without_devices(config)
+    return Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
+
+
+def train(config: Config, trust: bool = False) -> Runner:
+    """Check and run a training; a distillation also writes `student_config.py` beside its checkpoints."""
+    with guarded_loading(trust), lost_processes_named():
+        check_training(config, trust)
+        add_safeguards(config)
+        runner = build_runner(config)
+        if is_distillation(config) and runner.rank == 0:
+            write_config(student_config(config), osp.join(runner.work_dir, "student_config.py"))
+        runner.train()
+        return runner
+
+
+def add_safeguards(config: Config) -> None:
+    """Replace MMEngine's `CheckpointHook` by `freqkd.CheckpointHook` and add `freqkd.NonFiniteHook`, unless a config has them.
+
+    With `compile=True` the latter is left out: it would have the whole step compiled again and again.
+    """
+    hooks = config.setdefault("default_hooks", ConfigDict())
+    checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
+    if checkpoint is not None and checkpoint.get("type") in ("CheckpointHook", "mmengine.CheckpointHook"):
+        checkpoint.type = "freqkd.CheckpointHook"
+    others = list(config.get("custom_hooks") or [])
+    if not config.get("compile") and not any("NonFiniteHook" in str(hook.get("type")) for hook in others):
+        config.custom_hooks = [*others, ConfigDict(type="freqkd.NonFiniteHook")]

@@ -1,0 +1,1 @@
+"""FreeKD: its loss, the wavelet transforms, the frequency prompts and the channel relation."""

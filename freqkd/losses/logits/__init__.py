@@ -1,0 +1,1 @@
+"""Logit distillation as a grid: a softening of the logits, a divergence, and regions of positions."""

@@ -1,0 +1,5 @@
+"""The models that MMEngine trains: `Distiller` and `PromptTuner`, and the parts of a term."""
+
+from freqkd.models.distiller import Distiller as Distiller
+from freqkd.models.prompt_tuner import PromptTuner as PromptTuner
+from freqkd.models.term import DistillTerm as DistillTerm

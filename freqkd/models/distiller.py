@@ -1,0 +1,297 @@
+"""The distiller: student, teacher and terms as one model of MMEngine."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.dist import is_distributed
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, nn
+
+from freqkd.adapters.base import Batch
+from freqkd.models.options import check_options, check_type, make
+from freqkd.models.schedule import TermSchedule
+from freqkd.models.state_dict import STUDENT, from_student_keys, to_student_keys
+from freqkd.models.step_record import lowered
+from freqkd.models.term import DistillTerm
+from freqkd.models.weight import gradient_norm
+from freqkd.taps import FeatureTap, InputTap, find_module
+from freqkd.teacher import CachedTeacher, Teacher, build_teacher
+from freqkd.teacher.teacher import freeze_statistics, rehearsal, run_to, runs_on_features
+from freqkd.utils.checkpoints import CheckpointError, check_inheritable, hash_weights, load_strict
+from freqkd.utils.checks import check_sequence, check_whole
+from freqkd.utils.randomness import forked_randomness
+
+
+class Distiller(BaseModel):
+    """Student + teacher + terms.
+
+    In `loss` mode the student's own losses are joined by `distill.<term>`; in every other mode this is the student.
+    Its state dict has the student's own keys, everything else under `distiller.`, and nothing of the teacher: every
+    checkpoint is a student checkpoint.
+
+    Args:
+        student: config of the student network.
+        teacher: `dict(config=..., checkpoint=...)`, see `Teacher`; with `cache=dict(dir=..., views=...)`, see `CachedTeacher`.
+        terms: `{name: DistillTerm or its config}`; names start with `loss_`.
+        inherit: paths of student modules that start from the teacher's weights, e.g. `("neck", "bbox_head")`; their shapes
+            must be equal.
+        task_schedule: arguments of `TermSchedule` for the student's own losses, for methods whose first phase has none;
+            None: always.
+        monitor: every so many iterations, each term's ratio to the task's gradient, its weight and its gradient norm go to
+            the log, at the price of one more backward pass to the tap; 0: never.
+
+    Raises:
+        ValueError: a term's name or path is wrong; a tapped feature does not fit its term; what is to be inherited has
+            another shape.
+        CheckpointError: the teacher or the prompts cannot be loaded, on `init_weights` or the first loss.
+    """
+
+    # Called with a term's name and the student's maps as that term has them, by path; see `StepRecord`.
+    watch: Callable[[str, Mapping[str, Sequence[Tensor]]], None] | None = None
+
+    def __init__(
+        self,
+        student: nn.Module | Mapping[str, Any],
+        teacher: Teacher | CachedTeacher | Mapping[str, Any],
+        terms: Mapping[str, DistillTerm | Mapping[str, Any]],
+        inherit: Sequence[str] = (),
+        task_schedule: Mapping[str, Any] | None = None,
+        monitor: int = 0,
+        data_preprocessor: Any = None,
+    ) -> None:
+        check_whole("monitor", monitor, 0)
+        check_sequence("inherit", inherit, "paths of student modules")
+        if not isinstance(student, (nn.Module, Mapping)):
+            raise ValueError(f"student must be the config of a network, dict(type=...), got {student!r}")
+        if not isinstance(terms, Mapping):
+            raise ValueError(
+                f"terms must be a dict of terms by name, dict(loss_freekd=dict(...)), got {type(terms).__name__}"
+            )
+        network = (
+            student if isinstance(student, nn.Module) else ROOT_MODELS.build(ConfigDict(copy.deepcopy(dict(student))))
+        )
+        if is_distributed() and not torch.cuda.is_available():
+            # SyncBN runs on accelerators only, and the Runner reverts it only for a single process.
+            network = revert_sync_batchnorm(network)
+        super().__init__(data_preprocessor=network.data_preprocessor)
+        self.student = network
+        self.teacher = build_teacher(teacher)
+        if not terms:
+            raise ValueError(
+                "terms must hold at least one term, e.g. dict(loss_freekd=dict(type='freqkd.DistillTerm'))"
+            )
+        # The terms' own weights must cost the student no random number: alone or distilled, it starts the same.
+        with forked_randomness():
+            self.distiller = nn.ModuleDict({name: self._build_term(name, term) for name, term in terms.items()})
+        for name, term in self.terms.items():
+            term.check_network(name, "student", self.student)
+        for path in inherit:
+            find_module(self.student, path)
+        self.inherit = tuple(inherit)
+        self.task_schedule = make("task_schedule", TermSchedule, task_schedule)
+        self.monitor = monitor
+        self._prepared = False
+        self._iteration = 0
+        self._register_state_dict_hook(to_student_keys)
+
+    @staticmethod
+    def _build_term(name: str, term: DistillTerm | Mapping[str, Any]) -> DistillTerm:
+        if not str(name).startswith("loss_"):
+            raise ValueError(
+                f"a term's name must start with 'loss_', got {name!r}: MMEngine sums the entries whose name contains "
+                f"'loss' and would leave this one out; call it 'loss_{name}'"
+            )
+        if isinstance(term, DistillTerm):
+            return term
+        if not isinstance(term, Mapping):
+            raise ValueError(f"terms.{name} must be dict(type='freqkd.DistillTerm', ...), got {term!r}")
+        options = dict(term)
+        check_type(f"terms.{name}.type", options.pop("type", None), DistillTerm, "its loss= says what the term does")
+        check_options(f"terms.{name}", DistillTerm, options)
+        try:
+            return DistillTerm(**options)
+        except ValueError as error:
+            kind = CheckpointError if isinstance(error, CheckpointError) else ValueError
+            raise kind(f"terms.{name}: {error}") from None
+
+    @property
+    def terms(self) -> dict[str, DistillTerm]:
+        """The terms by name."""
+        return dict(self.distiller.items())  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # Hooks and loops of mmdet and mmseg look for `bbox_head`, `with_neck`, `CLASSES` and the like.
+            if name != "student" and "student" in self.__dict__.get("_modules", {}):
+                return getattr(self._modules["student"], name)
+            raise
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name the student's parameters as the student does: layer-decay optimizers look for a leading `backbone`."""
+        before = f"{prefix}.{STUDENT}" if prefix else STUDENT
+        after = f"{prefix}." if prefix else ""
+        for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
+            yield (after + name[len(before) :] if name.startswith(before) else name), parameter
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Distiller:
+        self.teacher.apply(fn)
+        return super()._apply(fn, recurse)
+
+    def init_weights(self) -> None:
+        """Initialise the student, let it inherit what it should, and bring in teacher and prompts."""
+        cast(Any, self.student).init_weights()
+        self.prepare()
+        for path in self.inherit:
+            source = find_module(self.teacher.model, path)
+            load_strict(find_module(self.student, path), source.state_dict(), f"the teacher's {path!r}")
+
+    def prepare(self) -> None:
+        """Build the teacher beside the student, and check terms and prompts against it, once."""
+        if self._prepared:
+            return
+        self.teacher.to(next(self.student.parameters()).device)
+        self.teacher.prepare(_paths(term.teacher_paths for term in self.terms.values()), self.data_preprocessor)
+        for name, term in self.terms.items():
+            term.check_network(name, "teacher", self.teacher.model)
+            term.check_teacher(self.teacher)
+        for path in self.inherit:
+            part, source = find_module(self.student, path), find_module(self.teacher.model, path)
+            check_inheritable(path, part, source, self.teacher.acceleration.fuse_norm)
+        self._prepared = True
+
+    def identity(self) -> dict[str, str]:
+        """Return the hashes of what a resumed training must find unchanged: the teacher, and the prompts of each term."""
+        self.prepare()
+        prompted = {name: term.loss for name, term in self.terms.items() if term.prompt_file is not None}
+        prompts = {f"terms.{name}.prompts": hash_weights(loss.state_dict()) for name, loss in prompted.items()}
+        return {"model.teacher": self.teacher.hash, **prompts}
+
+    def rehearse(self, size: tuple[int, int] = (64, 96)) -> None:
+        """Run every term once on a blank image, without training anything: raises what the first iteration would.
+
+        Terms with an adapter, and taps that need boxes or queries, are left to the first iteration.
+        """
+        self.prepare()
+        paths = _paths(term.student_paths for term in self.terms.values())
+        if not runs_on_features(self.student, paths):
+            return
+        inputs = torch.zeros(1, 3, *size, device=next(self.student.parameters()).device)
+        was_training = self.student.training
+        freeze_statistics(self.student.train())
+        with torch.no_grad(), rehearsal(), FeatureTap(self.student, paths) as tap:
+            images = self.teacher.normalize(inputs, None)
+            teacher_feats = self.teacher.start(images, None)()
+            run_to(self.student, inputs, None, paths, as_in_training=True)
+            student_feats = {path: tap.maps(path) for path in paths}
+            batch = Batch(inputs, images, None, self.student, self.teacher, student_feats, teacher_feats)
+            for name, term in self.terms.items():
+                if term.adapter is None:
+                    self._term_loss(name, term, batch)
+        self.student.train(was_training)
+
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
+        """Do what the student does; in `loss` mode, add the terms."""
+        if mode != "loss":
+            return self.student(inputs, data_samples, mode=mode)
+        self.prepare()
+        images = self.teacher.normalize(inputs, data_samples)
+        # The teacher first: what it needed is free again when the student's graph is built; a cache reads its files meanwhile.
+        teacher_feats = self.teacher.start(images, data_samples)
+        paths = _paths(term.student_paths for term in self.terms.values())
+        listened = _paths(term.student_inputs for term in self.terms.values())
+        with FeatureTap(self.student, paths) as tap, InputTap(self.student, listened) as calls:
+            losses: dict[str, Any] = dict(self.student(inputs, data_samples, mode="loss"))
+            student_feats = {path: tap.maps(path) for path in paths}
+            student_inputs = {path: calls[path] for path in listened}
+            tap.clear()
+        batch = Batch(
+            inputs, images, data_samples, self.student, self.teacher, student_feats, teacher_feats(), student_inputs
+        )
+        task, _ = self.parse_losses(losses)
+        if self.task_schedule is not None:
+            losses = scale_losses(losses, self.task_schedule())
+        watched = bool(self.monitor and self._iteration % self.monitor == 0)
+        task_norms: dict[Any, Tensor] = {}
+        for name, term in self.terms.items():
+            loss = self._term_loss(name, term, self._with_own_maps(name, term, batch))
+            factor = (term.schedule() if term.schedule is not None else 1.0) * lowered(name)
+            if term.weight.wants_gradients or watched:
+                maps = term.select(student_feats[term.student_tap], "student")
+                place = (term.student_tap, term.student_levels)
+                if place not in task_norms:
+                    task_norms[place] = gradient_norm(task, maps)
+                self._measure(name, term, task_norms[place], gradient_norm(loss, maps), factor, watched)
+            losses[f"distill.{name}"] = loss * (term.weight.value() * factor)
+        self._iteration += 1
+        return losses
+
+    @staticmethod
+    def _term_loss(name: str, term: DistillTerm, batch: Batch) -> Tensor:
+        """Return a term's unweighted loss."""
+        try:
+            student = term.select(batch.student_feats[term.student_tap], "student")
+            teacher: list[Tensor] = []
+            if term.teacher_tap in term.teacher_paths:
+                teacher = term.select(batch.teacher_feats[term.teacher_tap], "teacher")
+            term.advance()
+            return term(student, teacher, batch)
+        except ValueError as error:
+            raise ValueError(f"terms.{name}: {error}") from None
+
+    def _with_own_maps(self, name: str, term: DistillTerm, batch: Batch) -> Batch:
+        """Give a term the student's maps as tensors of its own, so that its gradient can be told from all others."""
+        maps = {
+            path: [feature.view_as(feature) for feature in batch.student_feats[path]] for path in term.student_paths
+        }
+        if self.watch is not None:
+            self.watch(name, maps)
+        return dataclasses.replace(batch, student_feats={**batch.student_feats, **maps})
+
+    @staticmethod
+    def _measure(
+        name: str, term: DistillTerm, task_norm: Tensor, term_norm: Tensor, factor: float, watched: bool
+    ) -> None:
+        """Give a term's weight the norms of both gradients, and log them where they are watched."""
+        term.weight.update(task_norm, term_norm)
+        if not watched:
+            return
+        weight = term.weight.value() * factor
+        ratio = weight * term_norm / task_norm.clamp(min=1e-30)
+        hub = MessageHub.get_current_instance()
+        for what, value in (("ratio", ratio), ("weight", weight), ("grad_norm", term_norm)):
+            hub.update_scalar(f"train/{what}/{name}", float(value))
+        hub.update_scalar("train/grad_norm/task", float(task_norm))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        from_student_keys(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _paths(of_terms: Iterable[Iterable[str]]) -> list[str]:
+    """Return the paths of all terms in order, each once."""
+    return list(dict.fromkeys(path for paths in of_terms for path in paths))
+
+
+def scale_losses(losses: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """Multiply what MMEngine would add up: the entries whose name contains "loss".
+
+    >>> scale_losses({"loss_cls": [2.0], "acc": 7.0}, 0.5)
+    {'loss_cls': [1.0], 'acc': 7.0}
+    """
+
+    def scaled(value: Any) -> Any:
+        return [item * factor for item in value] if isinstance(value, (list, tuple)) else value * factor
+
+    return {name: scaled(value) if "loss" in name else value for name, value in losses.items()}

@@ -1,0 +1,1 @@
+"""Checks of arguments, checkpoints, files, processes and error messages."""

@@ -1,0 +1,136 @@
+"""Training in several processes: joining them, with or without an accelerator, and stopping together."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any
+
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import get_rank, get_world_size, init_dist
+from mmengine.model import is_model_wrapper
+from mmengine.utils.dl_utils import set_multi_processing
+from torch import nn
+
+# Messages of torch.distributed's backends when another process has ended.
+_LOST = re.compile(
+    r"connection (was )?(closed|reset|refused)|broken pipe|socket (timeout|closed)|remote process exited|"
+    r"watchdog|timed out waiting|heartbeat|store->get|recvvalue failed",
+    re.IGNORECASE,
+)
+
+
+class ProcessError(ValueError):
+    """Another process of this run refused to start, or ended; the message says which one, and why where that is known."""
+
+
+def start_processes(launcher: str, env_cfg: Mapping[str, Any] | None = None) -> None:
+    """Join the processes that a launcher started, once; without an accelerator by gloo.
+
+    MMEngine's Runner would do so itself, but only after the checks, which all processes have to share.
+
+    Args:
+        launcher: "none", "pytorch", "slurm" or "mpi".
+        env_cfg: the config's, of which MMEngine reads `mp_cfg` and `dist_cfg`.
+    """
+    if launcher == "none" or dist.is_initialized():
+        return
+    atexit.register(_leave)
+    options = dict(env_cfg or {})
+    if launcher == "pytorch" and get_device() == "cpu":
+        dist.init_process_group("gloo")
+        return
+    set_multi_processing(**dict(options.get("mp_cfg") or {}), distributed=True)
+    init_dist(launcher, **dict(options.get("dist_cfg") or {}))
+
+
+@contextmanager
+def agreed() -> Iterator[None]:
+    """Run a block in every process; where it raises in one of them, all of them raise.
+
+    The others would otherwise wait until the backend's time-out, half an hour by default.
+
+    Raises:
+        ProcessError: the block raised in another process, or another process has ended.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    if not dist.is_initialized() or get_world_size() == 1:
+        if failure is not None:
+            raise failure
+        return
+    message = failure and f"{type(failure).__name__}: {failure}"
+    messages: list[Any] = [None] * get_world_size()
+    try:
+        dist.all_gather_object(messages, message, group=_cpu_group(dist.group.WORLD))
+    except RuntimeError as error:
+        if failure is None:
+            raise ProcessError(f"another process of this run ended before it could start ({_first(error)})") from None
+    if failure is not None:
+        raise failure
+    for rank, message in enumerate(messages):
+        if message:
+            raise ProcessError(
+                f"process {rank} of {len(messages)} refuses to start, so this one ends as well: {message}"
+            )
+
+
+@contextmanager
+def lost_processes_named() -> Iterator[None]:
+    """Name the cause of errors inside the block that mean that another process has ended.
+
+    Raises:
+        ProcessError: in place of such an error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not dist.is_initialized() or not _LOST.search(str(error)):
+            raise
+        raise ProcessError(
+            f"process {get_rank()} of {get_world_size()} lost another one, which was killed or has failed: see its own "
+            f"output ({_first(error)}); start all again with --resume to continue from the last checkpoint"
+        ) from error
+
+
+def _leave() -> None:
+    """Leave the process group at exit: gloo's threads would abort this process where another has ended already."""
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
+
+
+@cache
+def _cpu_group(world: Any) -> Any:
+    """Return a group that exchanges Python objects on the CPU and notices at once when a process has ended."""
+    return world if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """Return the model inside MMEngine's wrapper for several processes, or the model itself."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def without_devices(config: Config) -> Config:
+    """Return the config for several processes without an accelerator: MMEngine's wrapper would ask for a CUDA device."""
+    config = Config(copy.deepcopy(config.to_dict()))
+    wrapper = dict(
+        type="MMDistributedDataParallel",
+        broadcast_buffers=False,
+        find_unused_parameters=config.get("find_unused_parameters", False),
+    )
+    config.model_wrapper_cfg = {**wrapper, **config.get("model_wrapper_cfg", {}), "device_ids": None}
+    return config

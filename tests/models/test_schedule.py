@@ -1,0 +1,51 @@
+"""When a term counts."""
+
+import math
+
+import pytest
+from mmengine.logging import MessageHub
+
+from freqkd.models.schedule import TermSchedule
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (dict(), [1, 1, 1, 1, 1, 1]),
+        (dict(begin=2), [0, 0, 1, 1, 1, 1]),
+        (dict(begin=1, warmup=2), [0, 0.5, 1, 1, 1, 1]),
+        (dict(end=3), [1, 1, 1, 0, 0, 0]),
+        (dict(decay="cosine"), [0.5 * (1 + math.cos(math.pi * step / 6)) for step in range(6)]),
+        (dict(begin=1, warmup=1, end=4, decay="cosine"), [0, 1, 1, 0.5, 0, 0]),
+    ],
+)
+def test_its_factor(options, expected):
+    schedule = TermSchedule(**options)
+    assert [schedule.factor(step, 6) for step in range(6)] == pytest.approx(expected)
+
+
+def test_it_reads_the_epoch_or_the_iteration_of_the_running_training(fresh):
+    hub = MessageHub.get_instance("run")
+    hub.update_info_dict(dict(epoch=1, max_epochs=4, iter=30, max_iters=40))
+    assert TermSchedule(begin=2)() == 0.0
+    assert TermSchedule(warmup=4)() == 0.5
+    assert TermSchedule(begin=30, by_epoch=False)() == 1.0
+    assert TermSchedule(warmup=62, by_epoch=False)() == 0.5
+
+
+def test_outside_a_training_the_term_counts(fresh):
+    assert TermSchedule(begin=5)() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(begin=-1), "schedule.begin must be at least 0"),
+        (dict(warmup=-1), "schedule.warmup must be at least 0"),
+        (dict(begin=3, end=3), "schedule.end must be above 3"),
+        (dict(decay="cosin"), "did you mean 'cosine'"),
+    ],
+)
+def test_nonsense_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        TermSchedule(**options)

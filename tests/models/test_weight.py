@@ -1,0 +1,112 @@
+"""How much a term counts: numbers, and ratios to the task's gradient."""
+
+import math
+
+import pytest
+import torch
+
+from freqkd.models.weight import FixedWeight, RatioWeight, build_weight, gradient_norm
+
+
+def maps(*shapes, dtype=torch.float32):
+    torch.manual_seed(0)
+    return [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
+
+
+def test_the_norm_takes_all_maps_as_one_vector():
+    a, b = maps((2, 3), (4,))
+    loss = 3 * a.sum() + 4 * b.sum()
+    assert float(gradient_norm(loss, [a, b])) == pytest.approx(math.sqrt(9 * 6 + 16 * 4))
+
+
+def test_a_map_that_the_loss_does_not_reach_counts_as_zero():
+    a, b = maps((4,), (4,))
+    assert float(gradient_norm(2 * a.sum(), [a, b])) == pytest.approx(4.0)
+    assert float(gradient_norm(2 * a.sum(), [b])) == 0.0
+
+
+def test_it_leaves_the_graph_and_the_gradients_alone():
+    (a,) = maps((4,))
+    loss = a.square().sum()
+    gradient_norm(loss, [a])
+    assert a.grad is None
+    loss.backward()
+    assert torch.equal(a.grad, 2 * a)
+
+
+def test_a_loss_without_a_graph_has_no_gradient():
+    assert float(gradient_norm(torch.tensor(3.0), maps((2,)))) == 0.0
+
+
+def test_small_gradients_in_half_precision_do_not_underflow():
+    (a,) = maps((1000,), dtype=torch.float16)
+    loss = (a.float() * 1e-9).sum()
+    assert float(torch.autograd.grad(loss, a, retain_graph=True)[0].abs().max()) == 0.0
+    assert float(gradient_norm(loss, [a])) == pytest.approx(1e-9 * math.sqrt(1000), rel=0.01)
+
+
+def test_large_gradients_in_half_precision_do_not_overflow():
+    (a,) = maps((4,), dtype=torch.float16)
+    assert float(gradient_norm((a.float() * 1000).sum(), [a])) == pytest.approx(2000.0)
+    # Beyond the range of float16 at any scale from 1 on.
+    loss = (a.float() * 1e7).sum()
+    assert float(torch.autograd.grad(loss, a, retain_graph=True)[0].abs().max()) == math.inf
+    assert float(gradient_norm(loss, [a])) == pytest.approx(2e7, rel=1e-3)
+
+
+def test_features_without_a_gradient_are_refused():
+    with pytest.raises(ValueError, match="a ratio weight needs tapped student features that carry a gradient"):
+        gradient_norm(torch.tensor(1.0, requires_grad=True), [torch.zeros(2)])
+
+
+def test_a_weight_is_a_ratio_of_running_means_and_freezes():
+    weight = RatioWeight(ratio=0.5, iters=3)
+    for task, term, expected in [(4.0, 100.0, 0.02), (8.0, 20.0, 0.05), (0.0, 120.0, 0.025), (1e6, 1.0, 0.025)]:
+        weight.update(torch.tensor(task), torch.tensor(term))
+        assert float(weight.value()) == pytest.approx(expected)
+    assert not weight.wants_gradients
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_an_overflow_is_not_measured(bad):
+    weight = RatioWeight(ratio=1.0, iters=1)
+    weight.update(torch.tensor(bad), torch.tensor(1.0))
+    weight.update(torch.tensor(1.0), torch.tensor(bad))
+    assert weight.wants_gradients
+    assert float(weight.value()) == 0.0
+    weight.update(torch.tensor(3.0), torch.tensor(1.0))
+    assert float(weight.value()) == 3.0
+
+
+def test_what_was_measured_is_saved_and_restored():
+    weight, other = RatioWeight(ratio=0.5, iters=2), RatioWeight(ratio=0.5, iters=2)
+    weight.update(torch.tensor(4.0), torch.tensor(8.0))
+    other.load_state_dict(weight.state_dict())
+    assert float(other.value()) == 0.25
+    other.update(torch.tensor(0.0), torch.tensor(8.0))
+    assert float(other.value()) == 0.125
+    assert not other.wants_gradients
+
+
+def test_a_number_is_a_number():
+    weight = build_weight(3)
+    assert isinstance(weight, FixedWeight)
+    weight.update(torch.tensor(4.0), torch.tensor(8.0))
+    assert weight.value() == 3.0
+    assert weight.state_dict() == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (-1.0, "weight must be at least 0, got -1.0"),
+        (True, "weight must be a number"),
+        ("much", "weight must be a number or dict"),
+        (dict(iters=5), "weight must be a number or dict"),
+        (dict(ratio=0.0), "weight.ratio must be above 0"),
+        (dict(ratio=0.5, iters=0), "weight.iters must be at least 1"),
+    ],
+)
+def test_other_weights_are_refused(value, words):
+    with pytest.raises(ValueError, match=words):
+        build_weight(value)
