@@ -1,5 +1,6 @@
 """Prompt files say what made them; a distillation that names one need not repeat it, and must not contradict it."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -56,7 +57,7 @@ def test_gates_come_with_the_file(stage):
     path = stage(gate=True)
     assert len(DistillTerm(LOSS, prompts=path).loss.gates) == 3
     assert len(DistillTerm(dict(LOSS, relation="gate"), prompts=path).loss.gates) == 3
-    with pytest.raises(CheckpointError, match="gate=True, but is used with gate=False: .* the loss's relation="):
+    with pytest.raises(CheckpointError, match=r"gate=True, but is used with gate=False: .* the loss's relation="):
         DistillTerm(dict(LOSS, relation="attention"), prompts=path)
     with pytest.raises(CheckpointError, match="gate=False, but is used with gate=True"):
         DistillTerm(dict(LOSS, relation="gate"), prompts=stage())
@@ -121,7 +122,7 @@ def test_prompts_of_another_teacher_are_refused(stage):
 
 
 def test_prompts_that_are_not_there_are_refused():
-    with pytest.raises(CheckpointError, match="prompt checkpoint not found: nowhere.pth; train the prompts first"):
+    with pytest.raises(CheckpointError, match=r"prompt checkpoint not found: nowhere\.pth; train the prompts first"):
         DistillTerm(LOSS, prompts="nowhere.pth")
 
 
@@ -159,7 +160,7 @@ def test_a_file_names_its_teacher_in_one_place(stage):
 
 def test_a_file_is_written_whole_or_not_at_all(stage, tmp_path, monkeypatch):
     path = stage()
-    before = open(path, "rb").read()
+    before = Path(path).read_bytes()
 
     def broken(*_, **__):
         raise OSError("disk full")
@@ -169,5 +170,5 @@ def test_a_file_is_written_whole_or_not_at_all(stage, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", broken)
     with pytest.raises(OSError, match="disk full"):
         write_prompts(tuner, path)
-    assert open(path, "rb").read() == before
+    assert Path(path).read_bytes() == before
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["prompts.pth"]
