@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from mmengine.hooks import Hook
+from mmengine.model import BaseModule
 from mmengine.registry import Registry
 from torch import nn
 from torch.utils.data import Dataset
 
-from freqkd import adapters, align, datasets, hooks, losses, models
+from freqkd import adapters, align, backbones, datasets, hooks, losses, models
 from freqkd.registry import DATASETS, HOOKS, MODELS
 
 
@@ -50,6 +51,7 @@ def register(registry: Registry, package: ModuleType, kind: type, ending: str = 
 
 register(MODELS, losses, nn.Module, "Loss")
 register(MODELS, align, nn.Module)
+register(MODELS, backbones, BaseModule)
 for model in (models.Distiller, models.PromptTuner, models.DistillTerm):
     MODELS.register_module(module=model)
 register(MODELS, adapters, adapters.HeadAdapter)

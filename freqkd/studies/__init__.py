@@ -1,0 +1,1 @@
+"""Comparison studies: methods, seeds and budgets against a student trained alone."""

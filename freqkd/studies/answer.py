@@ -1,0 +1,279 @@
+"""Report of a comparison study: tables, curves, a JSON and two sentences from the records of its runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from freqkd.studies import statistics as st
+from freqkd.utils.files import write_whole
+
+Record = dict[str, Any]
+NUMBERS = {"metric", "seconds_per_step", "train_seconds", "peak_memory_mb"}
+RUN = NUMBERS | {"study", "method", "seed", "budget", "options", "curve", "fidelity", "images", "trials"}
+STUDY = {"study", "metric_name", "teacher", "calibration"}
+COMPARED = {"to_student": "", "to_mse": " compared with MSE", "to_control": " compared with its random-teacher control"}
+NOTES = """\
+Differences: paired over seeds, with a 95 % t interval (Welch's where seeds are not shared). Verdicts are corrected for the
+number of methods (Holm), intervals are not. Over images: 95 % bootstrap interval for the networks at hand. Could see: true
+difference that so many seeds find with a chance of 80 % at 5 %. Time to the student alone's final metric: mean curves."""
+
+
+def read_study(folder: str | Path) -> tuple[Record, list[Record]]:
+    """Return the study's record and its runs, from the JSON files of a folder; `statistics` describes both.
+
+    Raises:
+        ValueError: a file is not a record, misses keys, or has a metric or a cost that is not a finite number; a run is
+            there twice or belongs to another study; there is not exactly one study's record.
+    """
+    records: dict[tuple[Any, ...], Record] = {}
+    for path in sorted(Path(folder).glob("*.json")):
+        if path.name == "answer.json":
+            continue
+        record = json.loads(path.read_text("utf-8"))
+        if not isinstance(record, dict) or not record.keys() & {"method", "metric_name"}:
+            raise ValueError(f"{path} must be an object with 'method' (a run) or 'metric_name' (the study)")
+        if missing := sorted((RUN if "method" in record else STUDY) - record.keys()):
+            raise ValueError(f"{path} misses {', '.join(missing)}")
+        for key in NUMBERS & record.keys():
+            if not isinstance(record[key], int | float) or not np.isfinite(record[key]):
+                raise ValueError(f"{path}: {key} must be a finite number, got {record[key]!r}")
+        name = (_length(record), record["method"], record["seed"]) if "method" in record else ()
+        if name in records:
+            raise ValueError(f"{path}: {name or 'the study'} is there twice; keep one of the two files")
+        records[name] = record
+    if () not in records:
+        raise ValueError(f"{folder} must hold the study's record, a JSON file with {', '.join(sorted(STUDY))}")
+    study = records.pop(())
+    if others := sorted({run["study"] for run in records.values()} - {study["study"]}):
+        raise ValueError(f"{folder} holds runs of {', '.join(others)} beside the study {study['study']}")
+    return study, list(records.values())
+
+
+def _length(run: Record) -> str:
+    budget = run["budget"]
+    return f"{budget['seconds']:g} s" if "seconds" in budget else f"{budget['steps']} steps"
+
+
+def summarise(study: Record, runs: Sequence[Record]) -> Record:
+    """Return the answer of a study as plain numbers: for each length at which the student alone has run, a row a method.
+
+    A row compares its method to the student alone, to MSE, and to its own control with a random teacher; each of the
+    three is a family of its own for Holm's correction. Controls have rows too, but are not counted as methods.
+
+    Args:
+        study: the study's record.
+        runs: the records of its runs; `draws` in a record is what `statistics.resample` gives for its images.
+
+    Raises:
+        ValueError: the student alone has not run at any length.
+    """
+    lengths = {_length(run) for run in runs if run["method"] == st.STUDENT}
+    if not lengths:
+        raise ValueError(f"study {study['study']} has no run of the method '{st.STUDENT}' (the student alone)")
+    answer = {key: study[key] for key in sorted(STUDY)} | {"scale": study.get("scale", 1), "lengths": []}
+    for length in sorted(lengths, key=lambda text: float(text.split()[0])):
+        methods: dict[str, dict[int, Record]] = {}
+        for run in sorted(runs, key=lambda run: (run["method"] != st.STUDENT, run["method"], run["seed"])):
+            if _length(run) == length:
+                methods.setdefault(run["method"], {})[run["seed"]] = run
+        answer["lengths"].append({"length": length, **_summarise_length(study, methods)})
+    return answer
+
+
+def _summarise_length(study: Record, methods: Mapping[str, Mapping[int, Record]]) -> Record:
+    metrics = {name: {seed: run["metric"] for seed, run in by_seed.items()} for name, by_seed in methods.items()}
+    alone, teacher = metrics[st.STUDENT], study["teacher"]["metric"]
+    worthwhile = study.get("worthwhile", max(0.1 * (teacher - float(np.mean([*alone.values()]))), 0.0))
+    target = st.mean_curve(run["curve"] for run in methods[st.STUDENT].values())[-1][1]
+    rows = {name: _row(name, [*by_seed.values()], target) for name, by_seed in methods.items()}
+    for key in COMPARED:
+        pairs = {name: other for name in rows if (other := _reference(key, name)) in rows and name != other}
+        found = {name: st.difference(metrics[name], metrics[other]) for name, other in pairs.items()}
+        offered = {n: entry for n, entry in found.items() if n != st.STUDENT and not n.endswith(st.CONTROL)}
+        verdicts = st.verdicts(offered, worthwhile)
+        for name, entry in found.items():
+            rows[name][key] = asdict(entry) | {"over_images": _over_images(methods[name], methods[pairs[name]])}
+            if name in verdicts:
+                rows[name][key] |= asdict(verdicts[name]) | {"words": str(verdicts[name])}
+    for name, row in rows.items():
+        if entry := row["to_student"]:
+            row["share"] = st.share_of_gap(metrics[name], alone, teacher)
+            row["could_see"] = entry["deviation"] and st.smallest_difference(entry["deviation"], entry["seeds"])
+    return {"worthwhile": worthwhile, "target": target, "rows": [*rows.values()]}
+
+
+def _reference(key: str, method: str) -> str:
+    return {"to_student": st.STUDENT, "to_mse": st.MSE, "to_control": method + st.CONTROL}[key]
+
+
+def _over_images(method: Mapping[int, Record], reference: Mapping[int, Record]) -> list[float] | None:
+    draws: list[list[Any]] = [
+        [runs[seed].get("draws") for seed in method if seed in reference] for runs in (method, reference)
+    ]
+    known = draws[0] and all(x is not None for part in draws for x in part)
+    return st.image_interval(*draws) if known else None
+
+
+def _row(name: str, runs: Sequence[Record], target: float) -> Record:
+    mean = {key: float(np.mean([run[key] for run in runs])) for key in sorted(NUMBERS)}
+    fidelity = [run["fidelity"] for run in runs if run["fidelity"] is not None]
+    curve = st.mean_curve(run["curve"] for run in runs)
+    options = [run["options"] for run in runs]
+    return {
+        "method": name,
+        "options": [entry for i, entry in enumerate(options) if entry not in options[:i]],
+        "metrics": {str(run["seed"]): run["metric"] for run in runs},
+        **mean,
+        "deviation": float(np.std([run["metric"] for run in runs], ddof=1)) if len(runs) > 1 else None,
+        **dict.fromkeys([*COMPARED, "share", "could_see"]),
+        "curve": curve,
+        "seconds_to_student": st.seconds_to(target, curve, mean["seconds_per_step"]),
+        "fidelity": float(np.mean(fidelity)) if fidelity else None,
+        "trials": max(run["trials"] for run in runs),
+    }
+
+
+def words(answer: Record, length: Record) -> str:
+    """Return two sentences about one length: what the data support, and what they do not.
+
+    Comparisons with MSE and with the control are told of methods that help.
+    """
+    form, settled, unsettled, seen = _form(answer), [], [], []
+    for row in length["rows"]:
+        for key, compared in COMPARED.items():
+            entry = row[key]
+            if not entry or "verdict" not in entry or (compared and row["to_student"]["verdict"] != "helps"):
+                continue
+            numbers, images = _mean(entry, "+" + form), entry["over_images"]
+            if entry["verdict"] == "cannot tell":
+                unsettled.append(f"`{row['method']}`{compared} ({numbers}: {entry['words']})")
+                seen += [row["could_see"]] if row["could_see"] and not compared else []
+                continue
+            margin = f" by {length['worthwhile']:{form}} or more" * (entry["verdict"] == "does not help")
+            settled.append(f"`{row['method']}` {entry['verdict']}{compared}{margin} ({numbers})")
+            if images and not margin and images[0] <= 0 <= images[1]:
+                unsettled.append(f"`{row['method']}`{compared} on other images ({_mean(entry, '+' + form, images)})")
+    claim = f"that {'; '.join(settled)}" if settled else "no claim about a method"
+    verdict = f"a verdict on {'; '.join(unsettled)}, " if unsettled else ""
+    limit = f"the absence of differences below {max(seen):{form}} for these, " if seen else ""
+    return (
+        f"For {answer['study']} at {length['length']} the data support {claim}. They do not support "
+        f"{verdict}{limit}{'or ' if verdict else ''}a claim about other data, networks or budgets."
+    )
+
+
+def markdown(answer: Record) -> str:
+    """Return the report in Markdown: for each length two sentences, a table of gains and a table of costs."""
+    form = _form(answer)
+    lines = [f"# {answer['study']}: {answer['metric_name']}", "", f"Teacher: {answer['teacher']['metric']:{form}}.", ""]
+    lines += [NOTES.replace("\n", " "), "", "![Metric on the selection part over training time](curves.png)"]
+    for length in answer["lengths"]:
+        lines += ["", f"## {length['length']}", "", words(answer, length)]
+        lines += ["", f"Smallest gain worth having: {length['worthwhile']:{form}}."]
+        gains, costs = [], []
+        for row in length["rows"]:
+            differences = [_mean(row[key], "+" + form) for key in COMPARED]
+            alone = row["to_student"] or {"seeds": "-"}
+            images = alone.get("over_images")
+            gains.append({
+                "method": row["method"],
+                "options": "; ".join(", ".join(f"{k} {v}" for k, v in entry.items()) for entry in row["options"]) or "-",
+                "seeds": str(len(row["metrics"])), "compared": str(alone["seeds"]),
+                "mean": _text(row["metric"], form), "deviation": _text(row["deviation"], form),
+                "to student alone": differences[0], "over images": _mean(images and alone, "+" + form, images),
+                "p (Holm)": _text(alone.get("p_holm"), ".2g"),
+                "to MSE": differences[1], "to its random-teacher control": differences[2],
+                "share of gap": _text(row["share"], ".0%"), "could see": _text(row["could_see"], form),
+                "verdict": alone.get("words", "-"),
+            })  # fmt: skip
+            costs.append({
+                "method": row["method"], "trials": str(row["trials"]),
+                "s a step": _text(row["seconds_per_step"], ".3g"), "s of training": _text(row["train_seconds"], ".0f"),
+                "s to the student alone's final metric": _text(row["seconds_to_student"], ".0f", "never"),
+                "peak memory, MB": _text(row["peak_memory_mb"], ".0f"), "fidelity": _text(row["fidelity"], ".3f"),
+            })  # fmt: skip
+        for table in (gains, costs):
+            cells = [table[0].keys(), ["---"] * len(table[0]), *(row.values() for row in table)]
+            lines += ["", *(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in cells)]
+    return "\n".join(lines) + "\n"
+
+
+def _form(answer: Record) -> str:
+    return ".2f" if answer["scale"] > 1 else ".4f"
+
+
+def _text(value: float | Sequence[float | None] | None, form: str, missing: str = "-") -> str:
+    """Return a number, or a number with the ends of its interval where they are known."""
+    middle, *ends = value if isinstance(value, Sequence) else [value]
+    if middle is None:
+        return missing
+    return format(middle, form) + (f", {ends[0]:{form}} to {ends[1]:{form}}" if ends and None not in ends else "")
+
+
+def _mean(entry: Record | None, form: str, ends: Sequence[float] | None = None) -> str:
+    return _text([entry["mean"], *(ends or (entry["low"], entry["high"]))] if entry else None, form)
+
+
+def _draw(answer: Record) -> Figure:
+    figure, lengths = Figure((5 * len(answer["lengths"]) + 2, 4), layout="constrained"), answer["lengths"]
+    names = list(dict.fromkeys(row["method"] for length in lengths for row in length["rows"]))  # the student is first
+    shown = {}
+    for panel, length in zip(figure.subplots(1, len(lengths), squeeze=False)[0], lengths):
+        for row in length["rows"]:
+            minutes = [step * row["seconds_per_step"] / 60 for step, _ in row["curve"]]
+            i = names.index(row["method"])
+            style = {"color": f"C{i % 10}", "linestyle": ("-", "--", ":")[i // 10 % 3]} if i else {"color": "black"}
+            [shown[row["method"]]] = panel.plot(minutes, [metric for _, metric in row["curve"]], **style)
+        panel.axhline(length["target"], color="grey", linestyle=":")
+        panel.set(title=length["length"], xlabel="minutes of training", ylabel=f"{answer['metric_name']}, selection")
+    figure.legend(shown.values(), shown.keys(), fontsize="small", loc="outside right upper")
+    return figure
+
+
+def write_answer(folder: str | Path) -> Record:
+    """Write `answer.json`, `answer.md` and `curves.png` of a study into its folder, and return the answer.
+
+    Old files are replaced after all three are written, each of them whole; an error keeps the old ones. Numbers have six
+    digits.
+    Arrays of images are not committed: where they are missing and the metrics of both methods are those of the
+    `answer.json` that is there, its intervals over images are kept.
+
+    Raises:
+        ValueError: see `read_study` and `summarise`; or a run's arrays do not give its metric.
+    """
+    study, runs = read_study(folder)
+    scale, earlier = study.get("scale", 1), Path(folder, "answer.json")
+    for run in runs:
+        path = Path(folder, run["images"] or "")
+        if path.is_file():
+            with np.load(path) as arrays:
+                run["draws"] = scale * st.resample(dict(arrays))
+            if abs(run["draws"][0] - run["metric"]) > 0.002 * scale:  # printed metrics are rounded to 0.001
+                raise ValueError(f"{path} gives {run['draws'][0]:.4f}, but its run's metric is {run['metric']}")
+    exact = json.dumps(summarise(study, runs), allow_nan=False)
+    answer = json.loads(exact, parse_float=lambda digits: float(f"{float(digits):.6g}"))
+    if earlier.is_file():
+        _keep_images(answer, json.loads(earlier.read_text("utf-8")))
+    with write_whole(earlier) as numbers, write_whole(Path(folder, "answer.md")) as report:
+        with write_whole(Path(folder, "curves.png")) as picture:
+            numbers.write(f"{json.dumps(answer, indent=1)}\n".encode())
+            report.write(markdown(answer).encode())
+            _draw(answer).savefig(picture, format="png", dpi=80)
+    return answer
+
+
+def _keep_images(answer: Record, earlier: Record) -> None:
+    new, old = ({(at["length"], r["method"]): r for at in a["lengths"] for r in at["rows"]} for a in (answer, earlier))
+    same = {name for name in new.keys() & old.keys() if new[name]["metrics"] == old[name]["metrics"]}
+    for length, method in same:
+        for key in COMPARED:
+            entry, kept = new[length, method][key], old[length, method][key]
+            if entry and kept and (length, _reference(key, method)) in same:
+                entry["over_images"] = entry["over_images"] or kept["over_images"]

@@ -1,0 +1,135 @@
+"""Compare distillation methods with the student alone: `python -m freqkd compare STUDY.py`.
+
+Methods have the same first student weights, data order and schedule, and the same number of trials in a search. Stopped at any
+moment and started again, a comparison continues: finished runs are never repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from freqkd.apis.arguments import run_tool
+from freqkd.studies.answer import words, write_answer
+from freqkd.studies.jobs import Jobs
+from freqkd.studies.plan import Plan
+from freqkd.studies.quick import quick_study, verdict
+from freqkd.studies.search import SEED, choose
+from freqkd.studies.statistics import CONTROL, STUDENT
+from freqkd.studies.study import POINTS, read_study
+from freqkd.utils.checkpoints import hash_weights, read_checkpoint, weights_of
+from freqkd.utils.errors import EPILOG
+
+LATE = 1.25, 60.0  # factor on the announced time and seconds beyond it, after which a quick comparison starts no run
+
+
+def prepare(plan: Plan, jobs: Jobs) -> None:
+    """Train teacher and prompts, and fill the caches; measure the seconds of a step of each method.
+
+    Raises:
+        ValueError: the teacher is another one than that of the results.
+    """
+    if any(name.endswith(CONTROL) for name in plan.study.methods):
+        plan.random_teacher(plan.work / "random-teacher.pth")
+    for job in plan.preparations():
+        list(jobs.run([job]))
+    weights, about = hash_weights(weights_of(read_checkpoint(plan.checkpoint))), plan.about()
+    teacher = about.get("teacher", {})
+    if teacher.get("weights", weights) != weights:
+        raise ValueError(
+            f"teacher must be the one of the results in {plan.results}, but that was deleted, and training it again gave "
+            "other weights; give the study another name, or delete its results"
+        )
+    known = about.get("calibration", dict(seconds_per_step={}, other_seconds={}))
+    for name in plan.study.methods:
+        if name not in known["seconds_per_step"]:
+            job, start = plan.calibration(name), time.monotonic()
+            job.result.unlink(missing_ok=True)
+            ((_, found),) = jobs.run([job])
+            other = time.monotonic() - start - found["train_seconds"] + POINTS * found["validation_seconds"]
+            known["seconds_per_step"][name], known["other_seconds"][name] = found["seconds_per_step"], other
+    plan.about(teacher=dict(teacher, weights=weights), calibration=known)
+
+
+def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] | None:
+    """Do what is not done yet of a study: teacher, calibration, search, final runs, answer.
+
+    Args:
+        plan: of the study.
+        jobs: runs them.
+        stop_late: whether runs are left out that would end long after the announced time.
+
+    Returns:
+        The answer; None before the student alone has a finished run.
+    """
+    study = plan.study
+    plan.check()
+    if not (is_finished := plan.is_finished):
+        prepare(plan, jobs)
+    known, every = plan.about()["calibration"], [(s, name) for s in range(study.seeds) for name in study.methods]
+    trials = [plan.training(name, trial, SEED, known) for name in study.methods for trial in study.trials(name)]
+    planned = [*trials, *(plan.training(name, {}, seed, known) for seed, name in every)]
+    jobs.plan(planned)
+    left = sum(job.seconds for job in planned if not job.result.exists()) / jobs.count
+    finished = sum(job.result.exists() for job in planned)
+    print(f"{study.name}: {len(planned)} runs, {finished} finished; about {left / 60:.1f} min left", flush=True)
+    jobs.deadline = time.monotonic() + LATE[0] * left + LATE[1] if stop_late else jobs.deadline
+    try:
+        found = {job.result: record for job, record in jobs.run(trials)}
+        tried = [found[job.result] for job in trials]  # in the order of the study
+        chosen = {
+            name: choose([record for record in tried if record["method"] == name]) if study.search else {}
+            for name in study.methods
+        }
+        if not is_finished:
+            ((_, report),) = jobs.run([plan.evaluation()])
+            plan.about(teacher=plan.about()["teacher"] | report)
+        list(jobs.run([plan.training(name, chosen[name], seed, known) for seed, name in every]))
+    finally:
+        ready = "metric" in plan.about()["teacher"] and any(plan.results.glob(f"{STUDENT}_*.json"))
+        answer = write_answer(plan.results) if ready else None
+    if jobs.done < len(planned):
+        print(
+            f"stopped at the announced time: {jobs.done} of {len(planned)} runs are finished; start again for the rest"
+        )
+    return answer
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m freqkd compare", description=__doc__, epilog=EPILOG)
+    add = parser.add_argument
+    add("study", help="study file; with --quick, the config of a distillation")
+    add(
+        "--quick",
+        action="store_true",
+        help="compare a config, the student alone, MSE and details on a tenth of its length",
+    )
+    add("--seeds", type=int, help="final runs of each method (default: of the study)")
+    add("--budget", help="length of a run: steps, or seconds such as 300s (default: of the study)")
+    add("--methods", nargs="+", default=[], metavar="NAME", help="only these, beside the student alone")
+    add("--jobs", type=int, default=1, help="runs at once, each on one thread (default: %(default)s)")
+    add("--no-cached", action="store_true", help="let the teacher run in every step, on ordinary augmentation")
+    add("--keep", action="store_true", help="keep checkpoints and logs of finished runs")
+    add("--metric", default="", help="with --quick: key of the metric (default: COCO's box AP, or the mean IoU)")
+    add("--results-dir", help="default: studies/results; with --quick, results/ in the work dir")
+    add("--work-dir", default="work_dirs/studies", help="folder of runs and caches (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    changes = dict(seeds=options.seeds, budget=options.budget, views=0 if options.no_cached else None)
+    if options.quick:
+        study = quick_study(options.study, options.metric, **changes)
+    else:
+        study = read_study(options.study, options.methods, **changes)
+    results = options.results_dir or (f"{options.work_dir}/results" if options.quick else "studies/results")
+    plan = Plan(study, results, options.work_dir)
+    answer = compare(plan, Jobs(options.jobs, options.keep), stop_late=options.quick)
+    if answer is not None:
+        lengths = [words(answer, length) for length in answer["lengths"]]
+        print("\n".join([verdict(options.study, answer)] if options.quick else lengths), f"\n{plan.results}/answer.md")
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

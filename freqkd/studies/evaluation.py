@@ -1,0 +1,141 @@
+"""What the evaluations of a run found: the metric without rounding, matches on every image, label maps."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+
+from freqkd.registry import HOOKS
+from freqkd.utils.files import write_whole
+from freqkd.utils.patches import replaced
+
+
+@HOOKS.register_module()
+class StudyHook(Hook):
+    """Keep the metric of every validation in a file, and what the last evaluation found on each image.
+
+    Args:
+        metric: the options of `Metric`.
+        curve: the file, `[[step, metric], ...]`.
+
+    Raises:
+        ValueError: in an evaluation: there is no such metric, or it is not finite.
+    """
+
+    priority = "LOWEST"  # after the hook of the checkpoints, which keeps validations from changing the random numbers
+
+    def __init__(self, metric: Mapping[str, Any], curve: str) -> None:
+        self.metric, self.file = metric, Path(curve)
+        self.points: dict[int, float] = {}
+        self.value = math.nan  # of the last evaluation, and what it was made of
+        self.seconds = 0.0
+        self.exact: dict[str, float] = {}
+        self.images: dict[str, Any] = {}
+        self.labels: list[Any] = []
+
+    def before_train(self, runner: Any) -> None:
+        """Read the file; repeat a validation that a kill has prevented after its checkpoint."""
+        loop, step = runner.train_loop, runner.iter
+        if self.file.exists():
+            self.points = {at: value for at, value in json.loads(self.file.read_text()) if at <= step}
+        if step and step not in self.points and (step % loop.val_interval == 0 or step == loop.max_iters):
+            runner.val_loop.run()
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Watch the evaluator."""
+        self._watch(runner.val_loop.evaluator)
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Watch the evaluator."""
+        self._watch(runner.test_loop.evaluator)
+
+    def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Keep the predicted label maps of a segmenter."""
+        maps = [sample.pred_sem_seg.data for sample in outputs or () if "pred_sem_seg" in sample]
+        self.labels += [one.cpu().numpy().astype(np.uint16) for one in maps]
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Add a point to the curve."""
+        self._read(metrics or {})
+        self.points[runner.iter] = self.value
+        with write_whole(self.file) as file:
+            file.write(json.dumps(sorted(self.points.items())).encode())
+
+    def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Keep the metric."""
+        self._read(metrics or {})
+
+    def _read(self, metrics: Mapping[str, float]) -> None:
+        key = self.metric["key"]
+        value = self.exact.get(key.split("/")[-1], metrics.get(key))
+        if value is None:
+            raise ValueError(f"metric.key must be one of {', '.join(sorted(metrics))}, got {key!r}")
+        value = float(value)
+        if not math.isfinite(value):
+            raise ValueError(
+                f"metric.key must have finite values, got {value} of {key!r}; name another, or a larger split"
+            )
+        self.value, self.seconds = value if self.metric["larger"] else -value, time.monotonic() - self.seconds
+
+    def _watch(self, evaluator: Any) -> None:
+        self.exact, self.images, self.labels, self.seconds = {}, {}, [], time.monotonic()
+        for metric in evaluator.metrics:
+            vars(metric).pop("compute_metrics", None)  # of the validation before
+            note = self._note_boxes if hasattr(metric, "_coco_api") else self._note_areas
+            metric.compute_metrics = lambda results, note=note, compute=metric.compute_metrics: note(compute, results)
+
+    def _note_areas(self, compute: Any, results: list[Any]) -> Any:
+        found = compute(results)
+        if "mIoU" in found:
+            intersection, union = (torch.stack(column).double().numpy() for column in list(zip(*results))[:2])
+            seen = union.sum(0) > 0
+            self.exact["mIoU"] = 100 * float((intersection.sum(0)[seen] / union.sum(0)[seen]).mean())
+            self.images = dict(intersection=intersection, union=union)
+        return found
+
+    def _note_boxes(self, compute: Any, results: list[Any]) -> Any:
+        from pycocotools.cocoeval import COCOeval
+
+        evaluations: list[Any] = []
+        accumulate = COCOeval.accumulate
+
+        def watched(evaluation: Any, *arguments: Any) -> None:
+            evaluations.append(evaluation)
+            accumulate(evaluation, *arguments)
+
+        with replaced(COCOeval, "accumulate", watched):
+            found = compute(results)
+        if not found:  # where a detector has found nothing at all
+            self.exact["bbox_mAP"] = 0.0
+        for evaluation in evaluations:
+            if evaluation.params.iouType == "bbox" and evaluation.params.useCats:
+                self.exact["bbox_mAP"] = float(evaluation.stats[0])
+                self.images = match_boxes(evaluation)
+        return found
+
+
+def match_boxes(evaluation: Any) -> dict[str, Any]:
+    """Return the arrays of `statistics.resample` for an evaluation of boxes; none where there are crowds."""
+    params, columns = evaluation.params, []
+    objects = np.zeros((len(params.imgIds), len(params.catIds)), np.int32)
+    for category, image in np.ndindex(objects.T.shape):
+        # The first of the areas is that of all sizes.
+        found = evaluation.evalImgs[category * len(params.areaRng) * len(objects) + image]
+        if found is not None:
+            if np.any(found["gtIgnore"]):
+                return {}
+            objects[image, category], count = len(found["gtIds"]), len(found["dtScores"])
+            match = np.reshape(found["dtMatches"], (len(params.iouThrs), count)).T > 0
+            columns.append((match, np.float32(found["dtScores"]), np.full(count, image), np.full(count, category)))
+    if not columns:
+        return {}
+    names = ("match", "score", "image", "category")
+    return {name: np.concatenate(column) for name, column in zip(names, zip(*columns))} | dict(objects=objects)

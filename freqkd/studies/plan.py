@@ -1,0 +1,234 @@
+"""Jobs of a study: their configs, their files, and what must fit before the first of them starts."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+from freqkd.adapters import HeadAdapter
+from freqkd.apis.preflight import check_model
+from freqkd.datasets.fixed_views import canonical
+from freqkd.studies.jobs import Job
+from freqkd.studies.run import make_config, set_purpose, write_json
+from freqkd.studies.search import SEED, apply_trial, name_trial
+from freqkd.studies.split import hold_out, training_images
+from freqkd.studies.statistics import CONTROL
+from freqkd.studies.study import POINTS, Study
+from freqkd.teacher.teacher import build_network
+from freqkd.utils.checkpoints import hash_weights, read_checkpoint, weights_of, write_atomic
+from freqkd.utils.compat import read_config
+from freqkd.utils.files import check_writable
+from freqkd.utils.randomness import forked_randomness
+
+CALIBRATION = 20  # steps
+
+
+class Plan:
+    """A study, the folders of its results, and its jobs.
+
+    Args:
+        study: what is compared.
+        results: folder of the small files that last: a JSON of each run, the study's own, the answer.
+        work: folder of everything else.
+    """
+
+    def __init__(self, study: Study, results: str | Path, work: str | Path) -> None:
+        self.study, self.results, self.work = study, Path(results, study.name), Path(work, study.name)
+        self.checkpoint = str(study.teacher.get("checkpoint") or self.work / "teacher" / "teacher" / "student.pth")
+        self.labels = str((self.work / "teacher-labels.npz").resolve())
+        self.teacher = copy.deepcopy(read_config(study.teacher["config"]))
+        self.network = self.teacher.model.get("student") or self.teacher.model
+        self.held = study.selection.draw(training_images(study.student)[0])
+        self.stages = {name: read_config(method.prompts) for name, method in study.methods.items() if method.prompts}
+
+    @cached_property
+    def base(self) -> Config:
+        """The student's config with the parts of the training split, and the views that all methods share."""
+        config = copy.deepcopy(self.study.student)
+        hold_out(config, self.held, self.work / "split")
+        if self.study.views:
+            loader = config.train_dataloader
+            loader.dataset = dict(type="freqkd.FixedViews", views=self.study.views, dataset=loader.dataset)
+        return config
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Names for what the runs of each method are made of, beside budget, options and seed."""
+        study, teacher = self.study, dict(self.study.teacher)
+        if "checkpoint" in teacher:
+            teacher["checkpoint"] = hash_weights(weights_of(read_checkpoint(self.checkpoint)))
+        configs = [study.student.to_dict(), self.teacher.to_dict()]
+        shared = canonical([*configs, teacher, vars(study.selection), study.views])
+        data, found = str(study.student.train_dataloader.dataset.get("data_root") or Path.cwd()), {}
+        for name, method in study.methods.items():
+            own = canonical([vars(method), self.stages.get(name, Config()).to_dict(), study.trials(name)])
+            found[name] = hashlib.sha256((shared + own).replace(data, "").encode()).hexdigest()[:16]
+        return found
+
+    def about(self, **new: Any) -> dict[str, Any]:
+        """Return what is known of the study beside its runs, after adding to it."""
+        path, metric = self.results / "STUDY.json", self.study.metric
+        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        if new:
+            known |= dict(study=self.study.name, metric_name=metric.name or metric.key, scale=metric.scale) | new
+            known |= {} if metric.worthwhile is None else dict(worthwhile=metric.worthwhile)
+            write_json(known, path)
+        return known
+
+    def check(self) -> None:
+        """Find what is wrong with the study before anything is written.
+
+        Raises:
+            ValueError: a method does not fit its networks, or was changed since its runs were made.
+            CheckpointError: the teacher's checkpoint cannot be read.
+        """
+        check_writable("results", self.results, "--results-dir")
+        check_writable("work dir", self.work, "--work-dir")
+        prints = self.fingerprints
+        for path in (*self.results.glob("*.json"), *self.results.glob("search/*.json")):
+            record = json.loads(path.read_text("utf-8"))
+            name = record.get("method")
+            if name in prints and record["fingerprint"] != prints[name]:
+                raise ValueError(
+                    f"methods.{name} must be as it was when {path} was made, and so must student, teacher, selection, "
+                    "search and views; give what is new another name, or delete the old results"
+                )
+        known = self.about().get("calibration", {}).get("seconds_per_step", {})
+        with tempfile.TemporaryDirectory() as folder:
+            random = self.random_teacher(Path(folder, "random.pth"))
+            for name, method in self.study.methods.items():
+                config = self.distil(copy.deepcopy(self.study.student), name, next(iter(self.study.trials(name)), {}))
+                if method.terms:
+                    config.model.teacher = dict(config.model.teacher, checkpoint=random)
+                    config.model.teacher.pop("cache", None)
+                for key, term in method.terms.items():
+                    if term.get("prompts") is True:
+                        loss = {**self.stages[name].model.prompts, **term["loss"]}
+                        config.model.terms[key].update(prompts="untrained", loss=loss)
+                try:
+                    if name not in known:
+                        check_model(config)
+                except ValueError as error:
+                    raise ValueError(f"methods.{name}: {error}") from error
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every final run is."""
+        known = self.about().get("calibration", dict(seconds_per_step={}))
+        return all(
+            name in known["seconds_per_step"] and self.training(name, {}, seed, known).result.exists()
+            for name in self.study.methods
+            for seed in range(self.study.seeds)
+        )
+
+    # ---- what a method trains with --------------------------------------------------------------------------------------
+
+    def random_teacher(self, path: Path) -> str:
+        """Write a checkpoint of the teacher's network with random weights, the same each time."""
+        with forked_randomness():
+            torch.manual_seed(0)
+            network = build_network(self.network, self.teacher.get("default_scope"))
+        write_atomic(dict(state_dict=network.state_dict()), path)
+        return str(path)
+
+    def teacher_of(self, name: str) -> dict[str, Any]:
+        """Return the teacher of a method, as a `Distiller` takes it; that of a control has random weights."""
+        checkpoint = str(self.work / "random-teacher.pth") if name.endswith(CONTROL) else self.checkpoint
+        return {key: value for key, value in self.study.teacher.items() if key != "steps"} | dict(checkpoint=checkpoint)
+
+    def distil(self, config: Config, name: str, options: Mapping[str, Any]) -> Config:
+        """Put the student of a config under a method's distiller."""
+        method, taps = self.study.methods[name], set()
+        if not method.terms:
+            return config
+        terms, teacher = apply_trial(method.terms, options), self.teacher_of(name)
+        for term in terms.values():
+            tap = term.get("teacher_tap") or term.get("student_tap")
+            if term.get("prompts") is True:
+                term["prompts"] = str(self.work / "prompts" / name / "prompts.pth")
+                tap = tap or self.stages[name].model.get("tap")
+            adapter = (MODELS.get(term["adapter"]["type"]) if term.get("adapter") else None) or HeadAdapter
+            if not adapter.runs_teacher:
+                taps |= {tap or "neck", *adapter.teacher_taps}
+        if self.study.views and taps:
+            folder = "-".join(sorted(taps)) + CONTROL * name.endswith(CONTROL)
+            teacher["cache"] = dict(dir=str(self.work / "cache" / folder), views=self.study.views)
+        options = dict(method.options, student=config.model, teacher=teacher, terms=terms)
+        config.model = dict(options, type="freqkd.Distiller")
+        return config
+
+    # ---- jobs -----------------------------------------------------------------------------------------------------------
+
+    def job(self, name: str, config: Config, kind: str, result: str | Path, seconds: float = 0.0, **run: Any) -> Job:
+        """Return a job; see `set_purpose`. Its work dir is named after its result, which by default is not kept."""
+        result = self.work / "done" / kind / result if isinstance(result, str) else result
+        set_purpose(config, kind, self.work / kind / result.stem, result, self.study.metric, **run)
+        return Job(name, config, seconds)
+
+    def preparations(self) -> Iterator[Job]:
+        """Yield the teacher's training, the prompt stages, and a filling of each cache."""
+        if "steps" in self.study.teacher:
+            config = copy.deepcopy(self.teacher)
+            hold_out(config, self.held, self.work / "split" / "teacher")
+            config = make_config(config, self.study.teacher["steps"], 0)
+            yield self.job("teacher", config, "teacher", "teacher.json", record=dict(self.study.teacher))
+        for name, stage in self.stages.items():
+            config = copy.deepcopy(stage)
+            config.update({f"test_{slot}": self.base[f"test_{slot}"] for slot in ("dataloader", "evaluator")})
+            hold_out(config, self.held, self.work / "split" / name)
+            parts = [f"{part}_{slot}" for part in ("val", "test") for slot in ("dataloader", "evaluator", "cfg")]
+            config.update(dict.fromkeys(parts))  # a prompt stage is not judged
+            config.model.teacher = self.teacher_of(name)
+            yield self.job(f"{name}: prompts", config, "prompts", f"{name}.json")
+        filled = set()
+        for name in self.study.methods:
+            config = self.distil(make_config(self.base, POINTS, 0), name, {"ratio": 1.0})
+            cache = config.model.get("teacher", {}).get("cache", {}).get("dir")
+            if cache and cache not in filled:
+                filled.add(cache)
+                yield self.job(f"cache of {Path(cache).name}", config, "fill", f"{Path(cache).name}.json")
+
+    def calibration(self, name: str) -> Job:
+        """Return a few steps of a method, with the ratios of its terms measured in the first of them."""
+        config = self.distil(make_config(self.base, CALIBRATION, SEED, points=1), name, {"ratio": 1.0})
+        for term in config.model.get("terms", {}).values():
+            if isinstance(term.get("weight"), Mapping):
+                term.weight.iters = CALIBRATION // 4
+        return self.job(f"{name}: calibration", config, "calibrate", f"{name}.json")
+
+    def evaluation(self) -> Job:
+        """Return the evaluation of the teacher on the reported split."""
+        config = make_config(self.base, POINTS, 0)
+        config.model = self.network
+        about = dict(labels=self.labels, checkpoint=self.checkpoint)
+        return self.job("teacher on the reported split", config, "evaluate", "teacher.json", 0.0, **about)
+
+    def training(self, name: str, options: Mapping[str, Any], seed: int, known: Mapping[str, Any]) -> Job:
+        """Return a trial, where the seed is that of the search, or a final run of a method.
+
+        Args:
+            name: of the method.
+            options: what the trial tries, or what the search has chosen.
+            seed: of the first weights and the order of the images.
+            known: the calibration.
+        """
+        budget = self.study.budget.of(name, known["seconds_per_step"])
+        length = f"{budget['seconds']:g}s" if "seconds" in budget else f"{budget['steps']}-steps"
+        steps = max(POINTS, round(budget["steps"] * options.get("length", 1.0)))
+        kind, last = ("trial", f"trial-{name_trial(options)}") if seed == SEED else ("final", f"seed{seed}")
+        record = dict(study=self.study.name, method=name, seed=seed, budget=budget, options=dict(options))
+        record |= dict(trials=len(self.study.trials(name)), fingerprint=self.fingerprints[name])
+        config = self.distil(make_config(self.base, steps, seed, lr=options.get("lr", 1.0)), name, options)
+        result = self.results / ("search" if kind == "trial" else "") / f"{name}_{length}_{last}.json"
+        seconds = steps * known["seconds_per_step"][name] + known["other_seconds"][name]
+        return self.job(f"{name}, {last}", config, kind, result, seconds, record=record, labels=self.labels)

@@ -1,0 +1,246 @@
+"""Study files: teacher, student, metric, methods, search and budget of a comparison."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmengine.config import Config
+
+from freqkd.apis.export import is_distillation
+from freqkd.models.options import check_options
+from freqkd.studies.search import check_search
+from freqkd.studies.split import Selection
+from freqkd.studies.statistics import CONTROL, STUDENT
+from freqkd.utils.checks import check_at_least, check_choice, check_flag, check_positive, check_whole
+from freqkd.utils.compat import read_config
+
+POINTS = 5  # of every curve, and so the fewest steps of a run
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a study compares.
+
+    Args:
+        key: as the evaluator returns it, e.g. `"coco/bbox_mAP"` or `"mIoU"`; these two are taken without their rounding.
+        name: in tables and figures; empty: the key.
+        scale: 100 where the metric is in percent.
+        larger: whether larger is better; otherwise its negative is recorded.
+        worthwhile: smallest gain worth having; None: a tenth of the gap between the teacher and the student alone.
+    """
+
+    key: str
+    name: str = ""
+    scale: float = 1.0
+    larger: bool = True
+    worthwhile: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.key, str) or not self.key:
+            raise ValueError(f"metric.key must be a name that the evaluator returns, e.g. 'mIoU', got {self.key!r}")
+        check_positive("metric.scale", self.scale)
+        check_flag("metric.larger", self.larger)
+        check_at_least("metric.worthwhile", self.worthwhile or 0, 0)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Length of a final run: a number of steps, or as many as take a method some seconds.
+
+    Args:
+        steps: of every method; with `like`, of that method.
+        seconds: of every method.
+        like: a method: all get the seconds that it takes for `steps`.
+
+    >>> Budget.read("300s").of("mse", {"mse": 0.5}), Budget(steps=100, like="mse").of("cwd", {"mse": 0.5, "cwd": 1.0})
+    ({'steps': 600, 'seconds': 300.0}, {'steps': 50, 'seconds': 50.0})
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    like: str = ""
+
+    @classmethod
+    def read(cls, value: Any) -> Budget:
+        """Read a number of steps, or a text such as "300s".
+
+        Raises:
+            ValueError: it is neither, or less than `POINTS` steps.
+        """
+        found = re.fullmatch(r"(\d+)(s?)", str(value))
+        if found is None:
+            raise ValueError(f"budget must be a number of steps, or of seconds such as '300s', got {value!r}")
+        check_whole("budget", int(found[1]), 1 if found[2] else POINTS)
+        return cls(seconds=float(found[1])) if found[2] else cls(steps=int(found[1]))
+
+    def of(self, method: str, pace: Mapping[str, float]) -> dict[str, Any]:
+        """Return a method's `steps`, and the `seconds` where these were given; `pace` is each method's seconds per step."""
+        seconds = round(self.steps * pace[self.like], 1) if self.like else self.seconds
+        return (
+            dict(steps=max(POINTS, round(seconds / pace[method])), seconds=seconds)
+            if seconds
+            else dict(steps=self.steps)
+        )
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train the student; without terms it is the student alone.
+
+    Args:
+        terms: of a `Distiller`; a term without `weight` gets the ratio of the search's trials, and one with `prompts=True` the
+            file that the method's prompt stage writes.
+        prompts: config of a prompt stage.
+        options: further options of the `Distiller`, e.g. `dict(inherit=...)`.
+    """
+
+    terms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    prompts: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, name: str) -> None:
+        """Check a method of a study file.
+
+        Raises:
+            ValueError: its name or its terms cannot be used.
+        """
+        check_name("a method's name", name)
+        if name == STUDENT or name.endswith(CONTROL):
+            raise ValueError(
+                f"methods.{name} must have another name: the study itself adds '{STUDENT}' and '*{CONTROL}'"
+            )
+        if not isinstance(self.terms, Mapping) or not all(isinstance(term, Mapping) for term in self.terms.values()):
+            raise ValueError(f"methods.{name}.terms must be dict(loss_...=dict(...), ...), got {self.terms!r}")
+        if not self.terms:
+            raise ValueError(f"methods.{name}.terms must hold a term, got none; the student alone is in every study")
+        asked = [key for key, term in self.terms.items() if term.get("prompts") is True]
+        if bool(asked) != bool(self.prompts):
+            raise ValueError(
+                f"methods.{name} must have prompts=CONFIG of a prompt stage and a term with prompts=True, which takes its "
+                f"file, or neither, got prompts={self.prompts!r} and {len(asked)} such terms"
+            )
+
+
+@dataclass(frozen=True)
+class Study:
+    """A comparison; `read_study` makes it of a file.
+
+    Attributes:
+        name: of the folders of its results.
+        student: config of the student alone.
+        teacher: as a `Distiller` takes it; `steps` in the place of `checkpoint`: the study trains it on the training part.
+        metric, budget, selection: see there.
+        methods: by name, the student alone and controls included.
+        search: trials of the methods and of the student alone, see `check_search`; none: methods as given.
+        seeds: number of final runs of each method.
+        views: fixed views of every image, for a cached teacher; 0: no cache, and the augmentation of the config.
+    """
+
+    name: str
+    student: Config
+    teacher: Mapping[str, Any]
+    metric: Metric
+    methods: Mapping[str, Method]
+    budget: Budget
+    selection: Selection = field(default_factory=Selection)
+    search: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    seeds: int = 3
+    views: int = 4
+
+    def __post_init__(self) -> None:
+        check_name("name", self.name)
+        check_whole("seeds", self.seeds, 1, most=1000)
+        check_whole("views", self.views, 0)
+        teacher = self.teacher
+        if (
+            not isinstance(teacher, Mapping)
+            or "config" not in teacher
+            or ("checkpoint" in teacher) == ("steps" in teacher)
+        ):
+            raise ValueError(
+                "teacher must be dict(config=..., checkpoint=...), or dict(config=..., steps=...) for one that the study "
+                f"trains, got {teacher!r}"
+            )
+        if "cache" in teacher:
+            raise ValueError(f"teacher.cache must be left out, because views= makes one, got {teacher['cache']!r}")
+        if "steps" in teacher:
+            check_whole("teacher.steps", teacher["steps"], POINTS)
+        if is_distillation(self.student):
+            raise ValueError(
+                f"student must be the config of the student alone, got the distillation {self.student.filename}"
+            )
+        check_search(self.search, {name: method.terms for name, method in self.methods.items() if method.terms})
+
+    def trials(self, method: str) -> Sequence[Mapping[str, Any]]:
+        """Return the options that the search tries for a method; none without a search."""
+        return self.search.get("student" if method == STUDENT else "methods", ())
+
+
+def read_study(path: str, methods: Collection[str] = (), **changes: Any) -> Study:
+    """Read and check a study file, whose names are the attributes of `Study`, and `control`, a method.
+
+    A control is that method with a teacher of random weights. Names that start with "_" are the file's own.
+
+    Args:
+        path: the file.
+        methods: the methods that run beside the student alone; none: all.
+        changes: in place of what the file says, where they are not None.
+
+    Raises:
+        ValueError: a name is missing, unknown or wrong.
+    """
+    raw = {
+        key: value for key, value in read_config(path).to_dict().items() if key[0] != "_" and key != "custom_imports"
+    }
+    raw |= {key: value for key, value in changes.items() if value is not None}
+    control = raw.pop("control", None)
+    check_options(f"study {path}", Study, raw)
+    given = raw["methods"]
+    if not isinstance(given, Mapping):
+        raise ValueError(f"methods must be a dict of methods by name, dict(mse=dict(terms=dict(...))), got {given!r}")
+    found = {name: _make(f"methods.{name}", Method, method) for name, method in given.items()}
+    for name, method in found.items():
+        method.check(name)
+    if control is not None:
+        check_choice("control", control, found)
+        found[control + CONTROL] = found[control]
+    for name in methods:
+        check_choice("--methods", name, found)
+    chosen = {name: method for name, method in found.items() if not methods or name.removesuffix(CONTROL) in methods}
+    parts = dict(
+        student=read_config(raw["student"]),
+        metric=_make("metric", Metric, raw["metric"]),
+        methods={STUDENT: Method(), **chosen},
+        budget=Budget.read(raw["budget"]),
+        selection=_make("selection", Selection, raw.get("selection") or {}),
+        search=raw.get("search") or {},
+    )
+    return Study(**(raw | parts))
+
+
+def _make(name: str, kind: type, options: Any) -> Any:
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{name} must be a dict, got {options!r}")
+    check_options(name, kind, options)
+    return kind(**options)
+
+
+def check_name(what: str, name: Any) -> None:
+    """Check a name that becomes a part of file names.
+
+    Raises:
+        ValueError: it has other characters.
+
+    >>> check_name("name", "a/b")
+    Traceback (most recent call last):
+    ...
+    ValueError: name must be made of letters, digits, '.', '+' and '-', because it names files, got 'a/b'
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{what} must be made of letters, digits, '.', '+' and '-', because it names files, got {name!r}"
+        )

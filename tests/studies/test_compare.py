@@ -1,0 +1,164 @@
+"""A whole comparison of a tiny study: the same twice, and where it is killed; the reported split is read once a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from mmengine.optim import OptimWrapper
+from mmengine.runner import ValLoop
+from toy_study import Fork
+
+from freqkd.studies import jobs
+from freqkd.studies.compare import main
+from freqkd.studies.jobs import Jobs
+from freqkd.studies.plan import Plan
+from freqkd.studies.study import read_study
+
+VAL_IMAGES, FINAL_RUNS, TRIALS = 6, 4, 4
+
+
+def records(folder, pattern="*.json"):
+    """Finished runs by file name, without what differs: seconds, memory, and the folder in the fingerprint."""
+    measured = {"seconds_per_step", "train_seconds", "peak_memory_mb", "fingerprint"}
+    found = {path.name: json.loads(path.read_text()) for path in Path(folder, "results", "toy").glob(pattern)}
+    return {
+        name: {key: value for key, value in record.items() if key not in measured}
+        for name, record in found.items()
+        if "method" in record
+    }
+
+
+def run(folder, study, *options):
+    main([study, "--results-dir", str(folder / "results"), "--work-dir", str(folder / "work"), *options])
+
+
+def reads(folder):
+    """How often an image of the reported split was read."""
+    return sum("/val/" in line for line in (folder / "reads").read_text().splitlines())
+
+
+@pytest.fixture(scope="module")
+def finished(toy_study, tmp_path_factory):
+    """A folder with a finished comparison, and how often the reported split was read before its final runs."""
+    folder = tmp_path_factory.mktemp("finished")
+    before = []
+    with pytest.MonkeyPatch.context() as patch:
+        evaluation = Plan.evaluation
+        patch.setattr(jobs, "launch", Fork)
+        patch.setattr(Plan, "evaluation", lambda self: before.append(reads(folder)) or evaluation(self))
+        run(folder, toy_study(folder))
+    return folder, before
+
+
+def test_the_reported_split_is_read_once_a_final_run_and_not_in_the_search(finished):
+    folder, before = finished
+    assert before == [0]
+    assert reads(folder) == VAL_IMAGES * (FINAL_RUNS + 1)  # and once for the teacher
+
+
+def test_each_method_has_as_many_trials_and_the_selection_metric_decides(finished):
+    folder, _ = finished
+    trials, runs = records(folder, "search/*.json"), records(folder)
+    assert len(trials) == TRIALS
+    assert len(runs) == FINAL_RUNS
+    for method in ("student", "mse"):
+        tried = [trial for trial in trials.values() if trial["method"] == method]
+        assert len(tried) == 2
+        assert all(trial["metric"] == trial["curve"][-1][1] for trial in tried)
+        best = max(tried, key=lambda trial: trial["metric"])
+        chosen = [one for one in runs.values() if one["method"] == method]
+        assert [one["options"] for one in chosen] == [best["options"]] * 2
+        assert {one["seed"] for one in chosen} == {0, 1}
+        assert best["seed"] not in (0, 1)
+
+
+def test_what_is_recorded_and_what_is_kept(finished):
+    folder, _ = finished
+    record = records(folder)["mse_6-steps_seed1.json"]
+    assert [step for step, _ in record["curve"]] == [2, 4, 6]
+    assert record["budget"] == {"steps": 6}
+    assert 0 < record["fidelity"] < 1
+    assert record["metric"] != record["curve"][-1][1]
+    own = json.loads((folder / "results/toy/STUDY.json").read_text())
+    assert own["calibration"]["seconds_per_step"].keys() == {"student", "mse"}
+    assert own["teacher"]["metric"] > 0
+    kept = {path.name for path in (folder / "work/toy/final/mse_6-steps_seed1").iterdir()}
+    assert kept == {"student.pth", "student_config.py"}
+    assert not list((folder / "work/toy/trial").glob("*/*.pth"))
+    assert (folder / "results/toy/answer.md").exists()
+
+
+class Dying(Fork):
+    """Forks that kill themselves, by the name of their folder: (owner, method, which call)."""
+
+    places = {
+        "mse_6-steps_trial-ratio1": (OptimWrapper, "step", 4),
+        "mse_6-steps_seed0": (ValLoop, "run_iter", 4),  # in the first validation, after the checkpoint of its step
+    }
+
+    def prepare(self, config):
+        if config.parent.name not in self.places:
+            return
+        owner, name, last = self.places[config.parent.name]
+        call, calls = getattr(owner, name), [0]
+
+        def counted(*arguments, **options):
+            calls[0] += 1
+            if calls[0] == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **options)
+
+        setattr(owner, name, counted)
+
+
+def test_killed_and_started_again_it_ends_with_the_same_numbers(finished, toy_study, tmp_path, monkeypatch):
+    study = toy_study(tmp_path)
+    monkeypatch.setattr(jobs, "launch", Dying)
+    parent = os.fork()  # the comparison itself dies when the second trial has ended
+    if parent == 0:
+        ended = []
+
+        def end(self, job, seconds=0.0, before=Jobs._end):
+            ended.extend([job] * bool(job.seconds))
+            os.kill(os.getpid(), signal.SIGKILL * (len(ended) == 2))
+            before(self, job, seconds)
+
+        Jobs._end = end
+        jobs.launch = Fork
+        try:
+            run(tmp_path, study)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(parent, 0)[1]) == -signal.SIGKILL
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "results/toy/search").glob("*.json")}
+    assert len(first) == 2
+    for place in list(Dying.places):
+        with pytest.raises(ValueError, match="ended with exit code -9"):
+            run(tmp_path, study)
+        Dying.places.pop(place)
+    run(tmp_path, study)
+    assert records(tmp_path) == records(finished[0])
+    assert records(tmp_path, "search/*.json") == records(finished[0], "search/*.json")
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+
+
+def test_a_finished_study_needs_only_its_results(finished, toy_study, tmp_path, monkeypatch):
+    shutil.copytree(finished[0] / "results", tmp_path / "results")
+    (tmp_path / "results/toy/answer.json").unlink()
+    monkeypatch.setattr(jobs, "launch", None)
+    study = toy_study(tmp_path, reads=str(finished[0] / "reads"))
+    run(tmp_path, study)
+    answers = [json.loads((folder / "results/toy/answer.json").read_text()) for folder in (tmp_path, finished[0])]
+    assert answers[0] == answers[1]
+
+
+def test_a_changed_method_is_refused(finished, toy_study, tmp_path):
+    shutil.copytree(finished[0] / "results", tmp_path / "results")
+    study = read_study(toy_study(tmp_path, "methods['mse']['terms']['loss_mse']['loss'] = dict(type='freqkd.PKDLoss')"))
+    with pytest.raises(ValueError, match=r"methods\.mse must be as it was when .*mse_6-steps_seed0\.json was made"):
+        Plan(study, tmp_path / "results", tmp_path / "work").check()

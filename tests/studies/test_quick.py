@@ -1,0 +1,129 @@
+"""The quick comparison of a user's config, and a study with everything: trained teacher, prompts, control, seconds."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from freqkd.studies.compare import main
+from freqkd.studies.quick import quick_study, verdict
+from freqkd.studies.study import Budget
+
+ROOT = Path(__file__).resolve().parents[2]
+DISTILLATION = """
+_base_ = ['student.py']
+_align = dict(type='freqkd.ConvAlign', student_channels=8, teacher_channels=16, num_levels=4)
+model = dict(
+    _delete_=True, type='freqkd.Distiller', student={{{{_base_.model}}}}, teacher={teacher!r},
+    terms=dict(loss_own=dict(type='freqkd.DistillTerm', align=_align, loss=dict(type='freqkd.MSELoss'), weight=0.0)))
+"""
+
+
+def test_the_methods_of_a_shipped_config(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = "configs/freekd/freekd-mse-binary-kd_neck-logits_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py"
+    study = quick_study(path)
+    assert study.name.startswith("quick-freekd-mse-binary-kd_neck-logits".replace("_", "-"))
+    assert list(study.methods) == ["student", "config", "mse", "details"]
+    assert study.budget == Budget(12 * -(-205 // 8) // 10, like="config")
+    assert (study.metric.key, study.seeds, study.views, study.student.model.type) == (
+        "coco/bbox_mAP",
+        2,
+        0,
+        "RetinaNet",
+    )
+    own, (mse,) = study.methods["config"].terms, study.methods["mse"].terms.values()
+    first = next(iter(own.values()))
+    assert len(own) == 3
+    assert mse["loss"] == {"type": "freqkd.MSELoss"}
+    assert (mse["align"], mse["student_levels"], mse["weight"]) == (first["align"], (0, 1, 2), first["weight"])
+    assert "prompts" not in mse
+    with pytest.raises(ValueError, match=r"--quick takes the config of a distillation"):
+        quick_study("configs/baselines/retinanet_r18w16_b8-12e_blood-cells.py")
+
+
+def test_a_term_of_weight_zero_is_the_student_alone(forked, toy_data, teachers, tmp_path, capsys):
+    toy_data(tmp_path)
+    path = tmp_path / "own.py"
+    path.write_text(DISTILLATION.format(teacher=teachers("segmentation")))
+    main([str(path), "--quick", "--seeds", "1", "--budget", "6", "--work-dir", str(tmp_path / "work")])
+    (folder,) = (tmp_path / "work/results").iterdir()
+    runs = {record["method"]: record for record in map(_read, folder.glob("*_seed0.json"))}
+    assert runs.keys() == {"student", "config", "mse", "details"}
+    for key in ("metric", "curve"):  # so first weights, data order and schedule are the same
+        assert runs["config"][key] == runs["student"][key]
+        assert runs["mse"][key] != runs["student"][key]
+    printed = capsys.readouterr().out
+    announced = re.search(r"4 runs, 0 finished; about ([\d.]+) min left", printed)
+    assert announced
+    assert float(announced[1]) > 0
+    assert f"{path} cannot tell yet, the deviation" in printed
+
+
+def _read(path):
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(("words", "low"), [("helps", 0.01), ("does not help", -0.01)])
+def test_the_sentence(words, low):
+    found = dict(words=words, mean=0.02, low=low, high=0.03, seeds=2)
+    answer = dict(metric_name="box AP", lengths=[dict(rows=[dict(method="config", to_student=found)])])
+    assert verdict("own.py", answer) == (
+        f"own.py {words}: box AP +0.0200 against the student alone, 95 % interval {low:+.4f} to +0.0300, 2 seeds"
+    )
+
+
+PROMPTS = """
+_base_ = ['student.py']
+model = dict(_delete_=True, type='freqkd.PromptTuner', teacher=dict(config='x', checkpoint='x'),
+             prompts=dict(channels=16, num_levels=4, num_prompts=2, preset='paper', depth=1), tap='neck')
+train_cfg = dict(max_iters=4, val_interval=4)
+optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-2))
+custom_hooks = [dict(type='freqkd.PromptFileHook')]
+"""
+EVERYTHING = """
+methods = dict(freekd=dict(
+    prompts={prompts!r},
+    terms=dict(loss_freekd=dict(_term, prompts=True, loss=dict(type='freqkd.FreeKDLoss', preset='paper')))))
+control = 'freekd'
+seeds = 1
+budget = '1s'
+"""
+
+
+@pytest.mark.long
+def test_trained_teacher_prompts_control_and_seconds(forked, toy_study, small, tmp_path):
+    (tmp_path / "prompts.py").write_text(PROMPTS)
+    config = tmp_path / "teacher.py"
+    study = toy_study(
+        tmp_path,
+        EVERYTHING.format(prompts=str(tmp_path / "prompts.py")),
+        teacher=dict(config=str(config), steps=6),
+    )
+    network = small.config("segmentation", 8)
+    config.write_text(f"_base_ = ['student.py']\nmodel = dict(_delete_=True, **{network!r})\n")
+    options = ["--results-dir", str(tmp_path / "results"), "--work-dir", str(tmp_path / "work"), "--jobs", "2"]
+    main([study, *options])
+    folder = tmp_path / "results/toy"
+    runs = {record["method"]: record for record in map(_read, folder.glob("*_1s_seed0.json"))}
+    assert runs.keys() == {"student", "freekd", "freekd-random-teacher"}
+    pace = _read(folder / "STUDY.json")["calibration"]["seconds_per_step"]
+    for name, record in runs.items():
+        assert record["budget"] == {"steps": max(5, round(1 / pace[name])), "seconds": 1.0}
+    assert runs["freekd"]["curve"] != runs["freekd-random-teacher"]["curve"]
+    assert (
+        len(
+            {
+                tuple((tmp_path / f"work/toy/prompts/{name}/prompts.pth").read_bytes())
+                for name in runs
+                if "freekd" in name
+            }
+        )
+        == 2
+    )
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*_1s_*.json")}
+    main([study, *options, "--seeds", "1"])
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*_1s_*.json")} == before

@@ -1,0 +1,156 @@
+"""Study files, their refusals, and the part of the training split that is held out."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from mmengine.registry import DATASETS, DefaultScope
+
+from freqkd.studies.compare import main
+from freqkd.studies.plan import Plan
+from freqkd.studies.run import make_config
+from freqkd.studies.split import Selection, hold_out, training_images
+from freqkd.studies.study import Budget, read_study
+from freqkd.utils.compat import read_config
+
+ROOT = Path(__file__).resolve().parents[2]
+CELLS = "configs/baselines/retinanet_r18w16_b8-12e_blood-cells.py"
+ROADS = "configs/baselines/semantic-fpn_r18w16_b8-300i_road-scenes.py"
+
+WRONG = {
+    "names = 'toy'": "'names'; did you mean 'name'",
+    "name = 'a/b'": "name must be made of letters, digits.* got 'a/b'",
+    "student = 'nowhere.py'": "config not found: nowhere.py",
+    "teacher = dict(config='x.py')": "teacher must be dict.*checkpoint=.*steps=",
+    "teacher['checkpoint'] = 'nowhere.pth'": "checkpoint not found: nowhere.pth",
+    "teacher['cache'] = dict(dir='x', views=1)": "teacher.cache must be left out",
+    "metric = dict(key='mIoU', scale=0)": "metric.scale must be above 0, got 0",
+    "metric = dict(name='mIoU')": "metric needs key=",
+    "selection = dict(fraction=0.9)": "selection.fraction must be at most 0.5, got 0.9",
+    "selection = dict(fraction=0.01)": "selection.fraction must leave a group of images on either side, got 0.01 of 12",
+    "methods['student'] = methods['mse']": "methods.student must have another name",
+    "methods['mse']['term'] = 1": "methods.mse takes terms, prompts, options, got 'term'",
+    "methods['mse']['terms'] = {}": "methods.mse.terms must hold a term, got none",
+    "methods['mse']['prompts'] = 'x.py'": "methods.mse must have prompts=CONFIG .* or neither, got prompts='x.py' and 0",
+    "methods['mse']['terms']['loss_mse']['weight'] = 1.0": "methods.mse must have a term without weight.* got no such term",
+    "methods['mse']['terms']['loss_mse']['student_tap'] = 'nek'": "methods.mse: terms.loss_mse.student_tap: .*'nek'",
+    "methods['mse']['terms']['loss_mse'].pop('align')": "methods.mse: .*add an align",
+    "search['methods'].append(dict(ratio=9.0))": r"as many trials for methods as for student, at least one, got \[3, 2\]",
+    "search['student'][0] = dict(ratio=1.0)": "search.student must be one of 'lr', 'length', got 'ratio'",
+    "search['student'][0] = dict(length=2.0)": r"search.student\[0\].length must be at most 1, got 2.0",
+    "search['student'][1] = search['student'][0]": "search.student must name every trial once, got .* twice",
+    "seeds = 0": "seeds must be at least 1, got 0",
+    "views = -1": "views must be at least 0, got -1",
+    "budget = '5 minutes'": "budget must be a number of steps, or of seconds such as '300s', got '5 minutes'",
+    "budget = 2": "budget must be at least 5, got 2",
+    "control = 'mes'": "control must be one of 'mse', got 'mes'; did you mean 'mse'",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_a_wrong_study_is_refused_before_anything_is_written(line, toy_study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = toy_study(tmp_path, more=line)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=WRONG[line]):
+        main([study])
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_options_of_the_command_line_take_the_place_of_the_files(toy_study, tmp_path):
+    path = toy_study(tmp_path, more="control = 'mse'\nmethods['pkd'] = dict(terms=dict(methods['mse']['terms']))")
+    assert list(read_study(path).methods) == ["student", "mse", "pkd", "mse-random-teacher"]
+    study = read_study(path, ["pkd"], seeds=7, budget="90s", views=0)
+    assert (list(study.methods), study.seeds, study.budget, study.views) == (
+        ["student", "pkd"],
+        7,
+        Budget(seconds=90.0),
+        0,
+    )
+    with pytest.raises(ValueError, match=r"--methods must be one of 'mse', 'pkd', .*got 'pdk'"):
+        read_study(path, ["pdk"])
+
+
+def test_seconds_become_steps_of_each_method():
+    pace = {"student": 0.25, "mse": 0.4, "slow": 100.0}
+    budget = Budget.read("30s")
+    assert [budget.of(name, pace)["steps"] for name in pace] == [120, 75, 5]
+    assert budget.of("mse", pace)["seconds"] == 30
+    assert Budget.read(80).of("mse", pace) == {"steps": 80}
+    assert Budget(steps=50, like="mse").of("student", pace) == {"steps": 80, "seconds": 20.0}
+
+
+def test_images_that_belong_together_are_not_parted():
+    frames = [f"{number:03}.jpg" for number in range(80)]
+    held = Selection(0.2, seed=3, together=8).draw(reversed(frames))
+    assert len(held) == 16
+    assert {int(name[:3]) // 8 for name in held} == {int(name[:3]) // 8 for name in held if int(name[:3]) % 8 == 5}
+    crops = [f"{photograph}_{crop}.jpg" for photograph in "abcdefghij" for crop in range(1 + (photograph > "d"))]
+    held = Selection(0.3, together=r"_\d$").draw(crops)
+    assert len({name[0] for name in held}) == 3
+    assert held == {name for name in crops if name[0] in {one[0] for one in held}}
+    assert held != Selection(0.3, seed=1, together=r"_\d$").draw(crops)
+
+
+def used(config, part):
+    """Return the images of a part, relative to the data's root."""
+    options = config[f"{part}_dataloader"].dataset
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        dataset = DATASETS.build(options)
+    return {os.path.relpath(dataset.get_data_info(i)["img_path"], options.data_root) for i in range(len(dataset))}
+
+
+@pytest.mark.parametrize("path", [CELLS, ROADS])
+def test_the_parts_of_a_training_split(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = read_config(path)
+    names, _ = training_images(config)
+    reported = config.test_dataloader.to_dict()
+    held = Selection(0.25).draw(names)
+    hold_out(config, held, tmp_path)
+    assert used(config, "train") == set(names) - held
+    assert used(config, "val") == held
+    assert config.test_dataloader.to_dict() == reported
+    assert [step["type"] for step in config.val_dataloader.dataset.pipeline] == [
+        step["type"] for step in reported["dataset"]["pipeline"]
+    ]
+    if path is CELLS:
+        content = json.loads(Path(config.val_evaluator.ann_file).read_text())
+        assert {f"images/train/{image['file_name']}" for image in content["images"]} == held
+        assert {box["image_id"] for box in content["annotations"]} <= {image["id"] for image in content["images"]}
+        assert "val" in config.test_evaluator.ann_file
+
+
+def test_the_schedule_of_every_run(toy_data, tmp_path):
+    import torch
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    config = read_config(toy_data(tmp_path))
+    hold_out(config, Selection(0.3).draw(training_images(config)[0]), tmp_path)
+    made = make_config(config, steps=200, seed=4, lr=0.5)
+    assert made.optim_wrapper.optimizer.lr == 0.5 * config.optim_wrapper.optimizer.lr
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    schedulers = [PARAM_SCHEDULERS.build(dict(one, optimizer=optimizer)) for one in made.param_scheduler]
+    rates = []
+    for _ in range(200):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert rates[:10] == pytest.approx([0.1 * step for step in range(1, 11)])  # 5 % of the steps
+    assert rates[105] == pytest.approx(0.5, abs=0.01)  # half of the cosine
+    assert rates[-1] < 1e-4
+    assert max(rates) == pytest.approx(1.0)
+    assert (made.train_cfg.val_interval, made.randomness.seed, made.train_dataloader.num_workers) == (40, 4, 0)
+
+
+@pytest.mark.parametrize("path", ["studies/blood_cells.py", "studies/road_scenes.py"])
+def test_the_shipped_studies_fit_their_networks(path, monkeypatch, tmp_path, small):
+    monkeypatch.chdir(ROOT)
+    study = read_study(path)
+    assert {"student", "mse", "details", "details-random-teacher"} <= study.methods.keys()
+    Plan(study, tmp_path / "results", tmp_path / "work").check()
+    assert list(tmp_path.iterdir()) == []
