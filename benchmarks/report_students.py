@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from measure import load
+
 from studies import STUDIES
 
 UNIT = {"detection": "box AP", "segmentation": "mIoU"}

@@ -22,11 +22,11 @@ from measure import RESULTS, ROOT, load
 from mmengine.config import Config
 from report_students import study_table
 from shipped import PAIR, prompt_stage, sample_config, write_untrained
-from studies import STUDIES, Variant
 
 from freqkd.apis.arguments import run_tool
 from freqkd.apis.train import train
 from freqkd.hooks.progress import SECONDS
+from studies import STUDIES, Variant
 
 METRIC = {"detection": "coco/bbox_mAP", "segmentation": "mIoU"}
 
