@@ -15,7 +15,10 @@ import torch
 
 torch.set_num_threads(1)  # maps are tiny: threads would only wait for one another
 # Fixtures that train, start processes, or build whole networks: what asks for one is left out of `make test-fast`.
-SLOW_FIXTURES = {"own_networks", "tool", "trained", "child", "teachers", "small", "toy", "other_processes", "compiler"}
+SLOW_FIXTURES = {
+    *("own_networks", "tool", "trained", "child", "teachers", "small", "toy"),
+    *("other_processes", "compiler", "whole_networks", "many_draws"),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +36,16 @@ def other_processes() -> None:
 @pytest.fixture(scope="session")
 def compiler() -> None:
     """Stands for the seconds that torch.compile takes."""
+
+
+@pytest.fixture(scope="session")
+def whole_networks() -> None:
+    """Stands for the seconds in which mmdet and mmseg build and run their networks."""
+
+
+@pytest.fixture(scope="session")
+def many_draws() -> None:
+    """Stands for the seconds of hundreds of random cases: fuzzing, simulations."""
 
 
 VECTORS = Path(__file__).parent / "vectors"

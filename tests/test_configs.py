@@ -1,5 +1,6 @@
 """Every shipped config: its name, its bases, its two stages, its student alone; the full-size ones take an optimizer step."""
 
+import os
 import socket
 from functools import lru_cache
 from pathlib import Path
@@ -23,11 +24,14 @@ PROMPTS = sorted(ROOT.glob("configs/*/prompts_*.py"))
 DISTILLATIONS = [path for path in CONFIGS if path not in (*BASELINES, *PROMPTS)]
 FULL = [path for path in CONFIGS if path.stem.endswith(("_coco", "_cityscapes"))]
 # The last word of a config's name, and where the data lie.
+ELSEWHERE = os.environ.get("FREQKD_DATA", "../shared/data")
 DATA = {
     "blood-cells": "data/samples/blood_cells/",
     "road-scenes": "data/samples/road_scenes/",
     "coco": "data/coco/",
     "cityscapes": "data/cityscapes/",
+    "aquarium": f"{ELSEWHERE}/aquarium/",
+    "facades": f"{ELSEWHERE}/facades/",
 }
 STEP = """
 _base_ = [{base!r}]

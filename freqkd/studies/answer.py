@@ -169,11 +169,12 @@ def words(answer: Record, length: Record) -> str:
     )
 
 
-def markdown(answer: Record) -> str:
+def markdown(answer: Record, picture: str = "curves.png") -> str:
     """Return the report in Markdown: for each length two sentences, a table of gains and a table of costs."""
     form = _form(answer)
     lines = [f"# {answer['study']}: {answer['metric_name']}", "", f"Teacher: {answer['teacher']['metric']:{form}}.", ""]
-    lines += [NOTES.replace("\n", " "), "", "![Metric on the selection part over training time](curves.png)"]
+    lines += [NOTES.replace("\n", " ")]
+    lines += ["", f"![Metric on the selection part over training time]({picture})"] if picture else []
     for length in answer["lengths"]:
         lines += ["", f"## {length['length']}", "", words(answer, length)]
         lines += ["", f"Smallest gain worth having: {length['worthwhile']:{form}}."]
@@ -199,10 +200,39 @@ def markdown(answer: Record) -> str:
                 "s to the student alone's final metric": _text(row["seconds_to_student"], ".0f", "never"),
                 "peak memory, MB": _text(row["peak_memory_mb"], ".0f"), "fidelity": _text(row["fidelity"], ".3f"),
             })  # fmt: skip
-        for table in (gains, costs):
-            cells = [table[0].keys(), ["---"] * len(table[0]), *(row.values() for row in table)]
-            lines += ["", *(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in cells)]
+        lines += ["", *_table(gains), "", *_table(costs)]
     return "\n".join(lines) + "\n"
+
+
+def compact(answer: Record, length: Record, in_order: bool = False) -> str:
+    """Return the table of one length for a page: what each method gains, and in which share of the student's time.
+
+    Args:
+        answer: of a study.
+        length: one of its lengths.
+        in_order: rows by the mean metric, the best first, in place of the order of names.
+    """
+    form, rows = _form(answer), []
+    ordered = sorted(length["rows"], key=lambda row: -row["metric"]) if in_order else length["rows"]
+    alone = next(row for row in length["rows"] if row["method"] == st.STUDENT)
+    for row in ordered:
+        gain, reached = row["to_student"], row["seconds_to_student"]
+        deviation = "" if row["deviation"] is None else f" ± {row['deviation']:{form}}"
+        rows.append({
+            "method": row["method"], "runs": str(len(row["metrics"])),
+            answer["metric_name"]: _text(row["metric"], form) + deviation,
+            "to student alone": _mean(gain, "+" + form), "to MSE": _mean(row["to_mse"], "+" + form),
+            "share of gap": _text(row["share"] and row["share"][:1], ".0%"),
+            "s a step": _text(row["seconds_per_step"], ".2f"),
+            "time to the student alone's metric": _text(reached and reached / alone["train_seconds"], ".0%", "never"),
+            "verdict": (gain or {}).get("words", "-"),
+        })  # fmt: skip
+    return "\n".join(_table(rows))
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    cells = [rows[0].keys(), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in cells]
 
 
 def _form(answer: Record) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from freqkd.apis.arguments import run_tool
 from freqkd.studies.answer import words, write_answer
 from freqkd.studies.jobs import Jobs
+from freqkd.studies.other_images import evaluate_students
 from freqkd.studies.plan import Plan
 from freqkd.studies.quick import quick_study, verdict
 from freqkd.studies.search import SEED, choose
@@ -51,6 +52,7 @@ def prepare(plan: Plan, jobs: Jobs) -> None:
             ((_, found),) = jobs.run([job])
             other = time.monotonic() - start - found["train_seconds"] + POINTS * found["validation_seconds"]
             known["seconds_per_step"][name], known["other_seconds"][name] = found["seconds_per_step"], other
+            plan.about(calibration=known)
     plan.about(teacher=dict(teacher, weights=weights), calibration=known)
 
 
@@ -115,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--no-cached", action="store_true", help="let the teacher run in every step, on ordinary augmentation")
     add("--keep", action="store_true", help="keep checkpoints and logs of finished runs")
     add("--metric", default="", help="with --quick: key of the metric (default: COCO's box AP, or the mean IoU)")
+    add("--evaluate", metavar="FOLDER", help="of a finished study: its students on other images, laid out as its own")
+    add("--split", default="test", help="with --evaluate: what paths there say in place of val (default: %(default)s)")
     add("--results-dir", help="default: studies/results; with --quick, results/ in the work dir")
     add("--work-dir", default="work_dirs/studies", help="folder of runs and caches (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -125,7 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         study = read_study(options.study, options.methods, **changes)
     results = options.results_dir or (f"{options.work_dir}/results" if options.quick else "studies/results")
     plan = Plan(study, results, options.work_dir)
-    answer = compare(plan, Jobs(options.jobs, options.keep), stop_late=options.quick)
+    jobs = Jobs(options.jobs, options.keep)
+    if options.evaluate:
+        judged = evaluate_students(plan, jobs, options.evaluate, options.split)
+        print("\n".join(words(judged, length) for length in judged["lengths"]))
+        print(f"{plan.results}/{options.split}/answer.md")
+        return
+    answer = compare(plan, jobs, stop_late=options.quick)
     if answer is not None:
         lengths = [words(answer, length) for length in answer["lengths"]]
         print("\n".join([verdict(options.study, answer)] if options.quick else lengths), f"\n{plan.results}/answer.md")

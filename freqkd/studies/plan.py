@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from freqkd.studies.study import POINTS, Study
 from freqkd.teacher.teacher import build_network
 from freqkd.utils.checkpoints import hash_weights, read_checkpoint, weights_of, write_atomic
 from freqkd.utils.compat import read_config
-from freqkd.utils.files import check_writable
+from freqkd.utils.files import check_writable, write_whole
 from freqkd.utils.randomness import forked_randomness
 
 CALIBRATION = 20  # steps
@@ -44,7 +45,8 @@ class Plan:
 
     def __init__(self, study: Study, results: str | Path, work: str | Path) -> None:
         self.study, self.results, self.work = study, Path(results, study.name), Path(work, study.name)
-        self.checkpoint = str(study.teacher.get("checkpoint") or self.work / "teacher" / "teacher" / "student.pth")
+        self.trained = self.work / "teacher" / "teacher" / "student.pth"  # where the study trains its teacher
+        self.checkpoint = str(study.teacher.get("checkpoint") or self.trained)
         self.labels = str((self.work / "teacher-labels.npz").resolve())
         self.teacher = copy.deepcopy(read_config(study.teacher["config"]))
         self.network = self.teacher.model.get("student") or self.teacher.model
@@ -65,10 +67,12 @@ class Plan:
     def fingerprints(self) -> dict[str, str]:
         """Names for what the runs of each method are made of, beside budget, options and seed."""
         study, teacher = self.study, dict(self.study.teacher)
-        if "checkpoint" in teacher:
+        if "steps" in teacher:
+            teacher.pop("checkpoint", None)
+        else:
             teacher["checkpoint"] = hash_weights(weights_of(read_checkpoint(self.checkpoint)))
         configs = [study.student.to_dict(), self.teacher.to_dict()]
-        shared = canonical([*configs, teacher, vars(study.selection), study.views])
+        shared = canonical([*configs, teacher, vars(study.selection), study.views, study.report])
         data, found = str(study.student.train_dataloader.dataset.get("data_root") or Path.cwd()), {}
         for name, method in study.methods.items():
             own = canonical([vars(method), self.stages.get(name, Config()).to_dict(), study.trials(name)])
@@ -80,7 +84,8 @@ class Plan:
         path, metric = self.results / "STUDY.json", self.study.metric
         known = json.loads(path.read_text("utf-8")) if path.exists() else {}
         if new:
-            known |= dict(study=self.study.name, metric_name=metric.name or metric.key, scale=metric.scale) | new
+            title = (metric.name or metric.key) + ("" if self.study.report else ", selection part")
+            known |= dict(study=self.study.name, metric_name=title, scale=metric.scale) | new
             known |= {} if metric.worthwhile is None else dict(worthwhile=metric.worthwhile)
             write_json(known, path)
         return known
@@ -94,6 +99,7 @@ class Plan:
         """
         check_writable("results", self.results, "--results-dir")
         check_writable("work dir", self.work, "--work-dir")
+        self._check_card()
         prints = self.fingerprints
         for path in (*self.results.glob("*.json"), *self.results.glob("search/*.json")):
             record = json.loads(path.read_text("utf-8"))
@@ -104,7 +110,8 @@ class Plan:
                     "search and views; give what is new another name, or delete the old results"
                 )
         known = self.about().get("calibration", {}).get("seconds_per_step", {})
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of mmseg's heads about their losses, for every method
             random = self.random_teacher(Path(folder, "random.pth"))
             for name, method in self.study.methods.items():
                 config = self.distil(copy.deepcopy(self.study.student), name, next(iter(self.study.trials(name)), {}))
@@ -146,6 +153,49 @@ class Plan:
         checkpoint = str(self.work / "random-teacher.pth") if name.endswith(CONTROL) else self.checkpoint
         return {key: value for key, value in self.study.teacher.items() if key != "steps"} | dict(checkpoint=checkpoint)
 
+    @property
+    def card(self) -> dict[str, Any]:
+        """What a teacher that the study trains was trained with; beside its file, with the metric on the selection part."""
+        held = hashlib.sha256("\n".join(sorted(self.held)).encode()).hexdigest()[:16]
+        teacher, selection = self.study.teacher, vars(self.study.selection)
+        return dict(config=teacher["config"], steps=teacher["steps"], selection=selection, images_held_out=held)
+
+    def _check_card(self) -> None:
+        if "steps" not in self.study.teacher or not (file := Path(self.checkpoint)).exists() or file == self.trained:
+            return
+        path = file.with_suffix(".json")
+        found = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        wrong = [
+            f"{key} {found.get(key)!r} for {value!r}" for key, value in self.card.items() if found.get(key) != value
+        ]
+        if wrong:
+            raise ValueError(
+                f"teacher.checkpoint must be a teacher that this study has trained, but {path} says {'; '.join(wrong)}; name "
+                "another file, or leave out steps for a teacher of your own that has not seen the selection part"
+            )
+
+    def _keep_teacher(self, job: Job) -> None:
+        file, record = Path(self.checkpoint), json.loads(job.result.read_text("utf-8"))
+        if file == self.trained:
+            return
+        write_json(
+            self.card
+            | dict(
+                metric_on_selection_part=record["metric"],
+                weights_hash=hash_weights(weights_of(read_checkpoint(str(self.trained)))),
+                torch=torch.__version__,
+            ),
+            file.with_suffix(".json"),
+        )
+        with write_whole(file) as copy_of:
+            copy_of.write(self.trained.read_bytes())
+
+    def _stage(self, name: str) -> str:
+        """Name the folder of a method's prompt stage, the same for methods that share it."""
+        path = str(self.study.methods[name].prompts)
+        digits = hashlib.sha256(path.encode()).hexdigest()[:6]
+        return f"{Path(path).stem}-{digits}{CONTROL * name.endswith(CONTROL)}"
+
     def distil(self, config: Config, name: str, options: Mapping[str, Any]) -> Config:
         """Put the student of a config under a method's distiller."""
         method, taps = self.study.methods[name], set()
@@ -155,9 +205,9 @@ class Plan:
         for term in terms.values():
             tap = term.get("teacher_tap") or term.get("student_tap")
             if term.get("prompts") is True:
-                term["prompts"] = str(self.work / "prompts" / name / "prompts.pth")
+                term["prompts"] = str(self.work / "prompts" / self._stage(name) / "prompts.pth")
                 tap = tap or self.stages[name].model.get("tap")
-            adapter = (MODELS.get(term["adapter"]["type"]) if term.get("adapter") else None) or HeadAdapter
+            adapter = MODELS.build(copy.deepcopy(term["adapter"])) if term.get("adapter") else HeadAdapter()
             if not adapter.runs_teacher:
                 taps |= {tap or "neck", *adapter.teacher_taps}
         if self.study.views and taps:
@@ -177,19 +227,23 @@ class Plan:
 
     def preparations(self) -> Iterator[Job]:
         """Yield the teacher's training, the prompt stages, and a filling of each cache."""
-        if "steps" in self.study.teacher:
+        if "steps" in self.study.teacher and not (
+            "checkpoint" in self.study.teacher and Path(self.checkpoint).exists()
+        ):
             config = copy.deepcopy(self.teacher)
             hold_out(config, self.held, self.work / "split" / "teacher")
             config = make_config(config, self.study.teacher["steps"], 0)
-            yield self.job("teacher", config, "teacher", "teacher.json", record=dict(self.study.teacher))
-        for name, stage in self.stages.items():
-            config = copy.deepcopy(stage)
+            yield (job := self.job("teacher", config, "teacher", "teacher.json", record=dict(self.study.teacher)))
+            self._keep_teacher(job)
+        stages = {self._stage(name): name for name in self.stages}  # one for all methods that name it
+        for stage, name in stages.items():
+            config = copy.deepcopy(self.stages[name])
             config.update({f"test_{slot}": self.base[f"test_{slot}"] for slot in ("dataloader", "evaluator")})
-            hold_out(config, self.held, self.work / "split" / name)
+            hold_out(config, self.held, self.work / "split" / stage)
             parts = [f"{part}_{slot}" for part in ("val", "test") for slot in ("dataloader", "evaluator", "cfg")]
             config.update(dict.fromkeys(parts))  # a prompt stage is not judged
             config.model.teacher = self.teacher_of(name)
-            yield self.job(f"{name}: prompts", config, "prompts", f"{name}.json")
+            yield self.job(stage, config, "prompts", f"{stage}.json")
         filled = set()
         for name in self.study.methods:
             config = self.distil(make_config(self.base, POINTS, 0), name, {"ratio": 1.0})
@@ -207,11 +261,13 @@ class Plan:
         return self.job(f"{name}: calibration", config, "calibrate", f"{name}.json")
 
     def evaluation(self) -> Job:
-        """Return the evaluation of the teacher on the reported split."""
+        """Return the evaluation of the teacher on the split that judges the final runs."""
         config = make_config(self.base, POINTS, 0)
+        if not self.study.report:
+            config.test_dataloader, config.test_evaluator = config.val_dataloader, config.val_evaluator
         config.model = self.network
         about = dict(labels=self.labels, checkpoint=self.checkpoint)
-        return self.job("teacher on the reported split", config, "evaluate", "teacher.json", 0.0, **about)
+        return self.job("teacher, evaluation", config, "evaluate", "teacher.json", 0.0, **about)
 
     def training(self, name: str, options: Mapping[str, Any], seed: int, known: Mapping[str, Any]) -> Job:
         """Return a trial, where the seed is that of the search, or a final run of a method.
@@ -231,4 +287,13 @@ class Plan:
         config = self.distil(make_config(self.base, steps, seed, lr=options.get("lr", 1.0)), name, options)
         result = self.results / ("search" if kind == "trial" else "") / f"{name}_{length}_{last}.json"
         seconds = steps * known["seconds_per_step"][name] + known["other_seconds"][name]
-        return self.job(f"{name}, {last}", config, kind, result, seconds, record=record, labels=self.labels)
+        return self.job(
+            f"{name}, {last}",
+            config,
+            kind,
+            result,
+            seconds,
+            record=record,
+            labels=self.labels,
+            report=self.study.report,
+        )

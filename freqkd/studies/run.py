@@ -82,7 +82,7 @@ def set_purpose(config: Config, kind: str, work_dir: Path, result: Path, metric:
         result: the JSON file that the run writes at its end.
         metric: of the study.
         options: `record`, what the result says beside what was measured; `labels`, file of the teacher's label maps of the
-            reported split; `checkpoint`, to evaluate.
+            reported split; `report`, whether a final run reads that split; `checkpoint`, to evaluate.
     """
     config[RUN] = dict(kind=kind, result=str(result.resolve()), **options)
     config.work_dir, config.resume, config.load_from, config.launcher = str(work_dir), True, None, "none"
@@ -133,7 +133,9 @@ def _train(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
         return record
     latest = Path(config.work_dir, "last_checkpoint").read_text().strip()
     export_student(config, latest, config.work_dir, half=kind == "teacher")
-    return record if kind == "teacher" else record | _report(runner, run)
+    if kind == "teacher":
+        return record
+    return record | (_report(runner, run) if run["report"] else dict(fidelity=None, images=None))
 
 
 def _report(runner: Any, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,8 +156,9 @@ def _evaluate(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
     config.load_from, config.resume = run["checkpoint"], False
     runner = build_runner(config)
     runner.test()
-    with write_whole(run["labels"]) as file:
-        np.savez_compressed(file, *_hook(runner).labels)
+    if run.get("labels"):
+        with write_whole(run["labels"]) as file:
+            np.savez_compressed(file, *_hook(runner).labels)
     return dict(metric=_hook(runner).value)
 
 

@@ -68,7 +68,12 @@ class Selection:
         return {name for key in random.Random(self.seed).sample(sorted(groups), count) for name in groups[key]}
 
 
-def _innermost(dataset: Any) -> Any:
+def innermost(dataset: Any) -> Any:
+    """Return the data set inside wrappers that have one `dataset`.
+
+    Raises:
+        ValueError: it is not one data set.
+    """
     while isinstance(dataset, Mapping) and isinstance(dataset.get("dataset"), Mapping):
         dataset = dataset["dataset"]
     if not isinstance(dataset, Mapping) or "type" not in dataset or "datasets" in dataset:
@@ -78,7 +83,7 @@ def _innermost(dataset: Any) -> Any:
 
 def training_images(config: Config) -> tuple[list[str], Any]:
     """Return the file names that a config trains on, relative to `data_root`, and the data set in this order."""
-    options = _innermost(config.train_dataloader.dataset)
+    options = innermost(config.train_dataloader.dataset)
     if options.get("indices") is not None:
         raise ValueError(f"train_dataloader.dataset must have no indices, to be parted, got {options['indices']!r}")
     scope = DefaultScope.overwrite_default_scope(config.get("default_scope"))
@@ -104,8 +109,8 @@ def hold_out(config: Config, held: Collection[str], folder: Path) -> None:
         )
     split = "test" if config.get("test_dataloader") else "val"
     reported, evaluators = config[f"{split}_dataloader"], config[f"{split}_evaluator"]
-    training = _innermost(config.train_dataloader.dataset)
-    selection = dict(copy.deepcopy(training), pipeline=copy.deepcopy(_innermost(reported.dataset).pipeline))
+    training = innermost(config.train_dataloader.dataset)
+    selection = dict(copy.deepcopy(training), pipeline=copy.deepcopy(innermost(reported.dataset).pipeline))
     judges = copy.deepcopy(evaluators)
     for part, is_held in ((training, False), (selection, True)):
         places = [place for place, name in enumerate(names) if (name in held) == is_held]

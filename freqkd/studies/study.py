@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmengine.config import Config
@@ -132,12 +132,15 @@ class Study:
     Attributes:
         name: of the folders of its results.
         student: config of the student alone.
-        teacher: as a `Distiller` takes it; `steps` in the place of `checkpoint`: the study trains it on the training part.
+        teacher: as a `Distiller` takes it. With `steps` the study trains it on the training part, and with both `steps` and
+            `checkpoint` it writes that file, with a card beside it, unless it is there.
         metric, budget, selection: see there.
         methods: by name, the student alone and controls included.
         search: trials of the methods and of the student alone, see `check_search`; none: methods as given.
         seeds: number of final runs of each method.
         views: fixed views of every image, for a cached teacher; 0: no cache, and the augmentation of the config.
+        report: False for a study that explores: the selection part judges its final runs too, and the reported split is never
+            read.
     """
 
     name: str
@@ -150,20 +153,18 @@ class Study:
     search: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     seeds: int = 3
     views: int = 4
+    report: bool = True
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
         check_whole("seeds", self.seeds, 1, most=1000)
         check_whole("views", self.views, 0)
+        check_flag("report", self.report)
         teacher = self.teacher
-        if (
-            not isinstance(teacher, Mapping)
-            or "config" not in teacher
-            or ("checkpoint" in teacher) == ("steps" in teacher)
-        ):
+        if not isinstance(teacher, Mapping) or "config" not in teacher or not teacher.keys() & {"checkpoint", "steps"}:
             raise ValueError(
-                "teacher must be dict(config=..., checkpoint=...), or dict(config=..., steps=...) for one that the study "
-                f"trains, got {teacher!r}"
+                "teacher must be dict(config=..., checkpoint=...), with steps=... for one that the study trains, "
+                f"got {teacher!r}"
             )
         if "cache" in teacher:
             raise ValueError(f"teacher.cache must be left out, because views= makes one, got {teacher['cache']!r}")
@@ -181,9 +182,10 @@ class Study:
 
 
 def read_study(path: str, methods: Collection[str] = (), **changes: Any) -> Study:
-    """Read and check a study file, whose names are the attributes of `Study`, and `control`, a method.
+    """Read and check a study file, whose names are the attributes of `Study`, `term` and `control`.
 
-    A control is that method with a teacher of random weights. Names that start with "_" are the file's own.
+    `term` has the options of all terms that do not state them; `control` names a method that is also run with a teacher of
+    random weights. Names that start with "_" are the file's own.
 
     Args:
         path: the file.
@@ -197,14 +199,17 @@ def read_study(path: str, methods: Collection[str] = (), **changes: Any) -> Stud
         key: value for key, value in read_config(path).to_dict().items() if key[0] != "_" and key != "custom_imports"
     }
     raw |= {key: value for key, value in changes.items() if value is not None}
-    control = raw.pop("control", None)
+    control, shared = raw.pop("control", None), raw.pop("term", None) or {}
     check_options(f"study {path}", Study, raw)
     given = raw["methods"]
     if not isinstance(given, Mapping):
         raise ValueError(f"methods must be a dict of methods by name, dict(mse=dict(terms=dict(...))), got {given!r}")
+    if not isinstance(shared, Mapping):
+        raise ValueError(f"term must be a dict of options of all terms, got {shared!r}")
     found = {name: _make(f"methods.{name}", Method, method) for name, method in given.items()}
     for name, method in found.items():
         method.check(name)
+        found[name] = replace(method, terms={key: {**shared, **term} for key, term in method.terms.items()})
     if control is not None:
         check_choice("control", control, found)
         found[control + CONTROL] = found[control]

@@ -71,7 +71,7 @@ def agreed() -> Iterator[None]:
     message = failure and f"{type(failure).__name__}: {failure}"
     messages: list[Any] = [None] * get_world_size()
     try:
-        dist.all_gather_object(messages, message, group=_cpu_group(dist.group.WORLD))
+        dist.all_gather_object(messages, message, group=_cpu_group())
     except RuntimeError as error:
         if failure is None:
             raise ProcessError(f"another process of this run ended before it could start ({_first(error)})") from None
@@ -103,20 +103,30 @@ def lost_processes_named() -> Iterator[None]:
 
 
 def _leave() -> None:
-    """Leave the process group at exit: gloo's threads would abort this process where another has ended already."""
-    if dist.is_initialized() and dist.get_backend() == "gloo":
-        with suppress(RuntimeError):
+    """Leave gloo's groups at exit, and end their threads: one that still holds a tensor when Python ends aborts the process."""
+    if not dist.is_initialized():
+        return
+    with suppress(RuntimeError):
+        if dist.get_backend() == "gloo":
             dist.destroy_process_group()
+        elif _gloo_beside.cache_info().currsize:
+            dist.destroy_process_group(_gloo_beside(dist.group.WORLD))
+    _gloo_beside.cache_clear()  # the last reference ends the threads
 
 
 def _first(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
 
 
-@cache
-def _cpu_group(world: Any) -> Any:
+def _cpu_group() -> Any:
     """Return a group that exchanges Python objects on the CPU and notices at once when a process has ended."""
-    return world if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+    world = dist.group.WORLD
+    return world if dist.get_backend() == "gloo" else _gloo_beside(world)
+
+
+@cache
+def _gloo_beside(world: Any) -> Any:
+    return dist.new_group(backend="gloo")
 
 
 def unwrapped(model: nn.Module) -> Any:

@@ -16,6 +16,8 @@ from freqkd.losses import LogitLoss, MLKDLoss, MSELoss
 from freqkd.models.term import DistillTerm
 from freqkd.utils.compat import read_config
 
+pytestmark = pytest.mark.usefixtures("whole_networks")
+
 SOFTMAX, SIGMOID = dict(type="CrossEntropyLoss"), dict(type="FocalLoss", use_sigmoid=True)
 GRID = [
     ("kl", "softmax"),

@@ -18,6 +18,8 @@ from freqkd.adapters.dense import DenseLogits
 from freqkd.taps import FeatureTap
 from freqkd.utils.compat import read_config
 
+pytestmark = pytest.mark.usefixtures("whole_networks")
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 HEADS = {  # config, tap, anchors per position
     "retinanet": ("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "retina_cls", 9),

@@ -17,6 +17,8 @@ from freqkd.losses import dkd_loss
 from freqkd.models import Distiller
 from freqkd.utils.compat import read_config
 
+pytestmark = pytest.mark.usefixtures("whole_networks")
+
 DKD = dict(type="freqkd.LogitLoss", softening=dict(type="fixed", tau=1.0), divergence=dict(type="dkd", beta=0.25))
 HEAD = "roi_head.bbox_head"
 

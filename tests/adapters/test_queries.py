@@ -18,6 +18,8 @@ from freqkd.losses import box_iou_loss, kd_loss
 from freqkd.models import Distiller
 from freqkd.utils.compat import read_config
 
+pytestmark = pytest.mark.usefixtures("whole_networks")
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 KL = dict(type="freqkd.LogitLoss", softening=dict(type="fixed", tau=1.0), divergence="kl")
 FOCAL = dict(type="freqkd.LogitLoss", divergence="quality_focal", activation="sigmoid")

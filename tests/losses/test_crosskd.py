@@ -17,6 +17,8 @@ from freqkd.adapters.distribution import TAPS, LDTargets, assign_targets
 from freqkd.losses import CrossKDBoxLoss, LogitLoss, box_iou_loss, crosskd_box_terms
 from freqkd.utils.compat import read_config
 
+pytestmark = pytest.mark.usefixtures("whole_networks")
+
 CONFIGS = {name: f"mmdet::{name}/{name}_r50_fpn_1x_coco.py" for name in ("retinanet", "atss", "gfl")}
 NAMES = {
     "retinanet": dict(cls="retina_cls", reg="retina_reg"),

@@ -161,6 +161,7 @@ def at_root(monkeypatch, fresh):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.mark.usefixtures("many_draws")
 def test_random_values_in_a_config_are_refused_by_this_package(at_root, capsys):
     tally = [0, 0]
     surface("detection", 10, tally, same=True)()
@@ -295,6 +296,7 @@ def prompt_files(path, count, tally, same=False):
     return check
 
 
+@pytest.mark.usefixtures("many_draws")
 def test_random_prompt_files_are_refused_or_whole(tmp_path):
     path, tally = tmp_path / "prompts.pth", [0, 0]
     path.write_bytes(packed(WHOLE))

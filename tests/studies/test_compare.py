@@ -16,6 +16,7 @@ from toy_study import Fork
 from freqkd.studies import jobs
 from freqkd.studies.compare import main
 from freqkd.studies.jobs import Jobs
+from freqkd.studies.page import fill
 from freqkd.studies.plan import Plan
 from freqkd.studies.study import read_study
 
@@ -162,3 +163,51 @@ def test_a_changed_method_is_refused(finished, toy_study, tmp_path):
     study = read_study(toy_study(tmp_path, "methods['mse']['terms']['loss_mse']['loss'] = dict(type='freqkd.PKDLoss')"))
     with pytest.raises(ValueError, match=r"methods\.mse must be as it was when .*mse_6-steps_seed0\.json was made"):
         Plan(study, tmp_path / "results", tmp_path / "work").check()
+
+
+def test_its_students_are_judged_on_other_images(finished, toy_study, tmp_path, forked):
+    folder, _ = finished
+    study = toy_study(tmp_path, reads=str(tmp_path / "reads"))
+    shutil.copytree(folder / "results", tmp_path / "results")
+    shutil.copytree(folder / "work", tmp_path / "work")
+    root = Path(read_study(study).student.train_dataloader.dataset.data_root)
+    for kind in ("img", "ann"):  # the reported images under another name: the same numbers
+        shutil.copytree(root / kind / "val", tmp_path / "theirs" / kind / "test")
+    run(tmp_path, study, "--evaluate", str(tmp_path / "theirs"))
+    own, other = (
+        json.loads((tmp_path / "results/toy" / name).read_text()) for name in ("answer.json", "test/answer.json")
+    )
+    assert other["metric_name"] == "mIoU, test split"
+    assert other["teacher"]["metric"] == pytest.approx(own["teacher"]["metric"])
+    for mine, theirs in zip(own["lengths"][0]["rows"], other["lengths"][0]["rows"]):
+        assert theirs["method"] == mine["method"]
+        assert theirs["metrics"] == pytest.approx(mine["metrics"], rel=1e-5)  # answer.json has six digits
+    assert not any(str(root / "img/val") in line for line in (tmp_path / "reads").read_text().splitlines())
+    assert (tmp_path / "results/toy/test/answer.md").read_text().startswith("# toy: mIoU, test split")
+
+    with pytest.raises(ValueError, match=r"--evaluate must be a folder with img/held, as .* img/val"):
+        run(tmp_path, study, "--evaluate", str(tmp_path / "theirs"), "--split", "held")
+    shutil.rmtree(tmp_path / "work/toy/final/mse_6-steps_seed1")
+    shutil.rmtree(tmp_path / "work/toy/done/evaluate")
+    with pytest.raises(ValueError, match=r"mse_6-steps_seed1/student\.pth must be there"):
+        run(tmp_path, study, "--evaluate", str(tmp_path / "theirs"))
+
+
+def test_numbers_in_a_page_are_those_of_the_results(finished, tmp_path):
+    folder, _ = finished
+    answer = json.loads((folder / "results/toy/answer.json").read_text())
+    text = "# Page\n<!-- words toy 6 steps -->\nold\n<!-- end -->\nkept\n<!-- order toy 6 steps --><!-- end -->\n"
+    text = text.replace("steps --><!-- end", "steps -->\n<!-- end")
+    page = fill(text, folder / "results")
+    assert fill(page, folder / "results") == page
+    assert "old" not in page
+    assert page.startswith("# Page\n<!-- words toy 6 steps -->\nFor toy at 6 steps the data support")
+    assert "\nkept\n<!-- order toy 6 steps -->\n| method | runs | mIoU |" in page
+    means = {row["method"]: row["metric"] for row in answer["lengths"][0]["rows"]}
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith(("| student", "| mse"))]
+    assert [row[0][2:] for row in rows] == sorted(means, key=means.get, reverse=True)
+    assert [row[2].split(" ± ")[0] for row in rows] == [
+        f"{value:.2f}" for value in sorted(means.values(), reverse=True)
+    ]
+    with pytest.raises(ValueError, match="<!-- table toy 9 steps --> must name a length of toy: 6 steps"):
+        fill("<!-- table toy 9 steps -->\n<!-- end -->", folder / "results")

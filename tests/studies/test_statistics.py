@@ -103,6 +103,7 @@ class TestDifference:
         assert found.mean > 0
         assert (found.low, found.high, found.deviation, found.p) == (None, None, None, None)
 
+    @pytest.mark.usefixtures("many_draws")
     def test_paired_intervals_hold_the_truth_as_often_as_they_say(self):
         def simulate(rng):
             shared = rng.normal(0, 5, 4)  # what seeds have in common, far larger than what they do not
@@ -111,6 +112,7 @@ class TestDifference:
 
         assert inside(simulate, 0.3) == pytest.approx(0.95, abs=0.02)
 
+    @pytest.mark.usefixtures("many_draws")
     def test_welch_intervals_hold_the_truth_where_variances_and_numbers_differ(self):
         def draw(rng):
             return rng.normal(0.3, 5, 4), rng.normal(0, 1, 12)
@@ -138,6 +140,7 @@ class TestShareOfGap:
         for end in (low, high):
             assert stats.ttest_1samp(d - end * g, 0).pvalue == pytest.approx(0.05)
 
+    @pytest.mark.usefixtures("many_draws")
     def test_intervals_hold_the_truth_as_often_as_they_say(self):
         def simulate(rng):
             student = rng.normal(0.40, 0.02, 5)
@@ -267,6 +270,7 @@ class TestVerdicts:
         found = self.of([0.0201, -0.02, 0.02, -0.02, 0.0], worthwhile=0.0)
         assert (found.more_seeds, str(found)) == (None, "cannot tell, even 1000 seeds would not")
 
+    @pytest.mark.usefixtures("many_draws")
     def test_further_seeds_settle_it_four_times_in_five(self):
         """A true difference as large as the one found, at the number of seeds that the verdict asks for."""
         wanted = self.of([0.03, -0.02, 0.04, -0.01, 0.02], worthwhile=0.0, others=2)
@@ -279,6 +283,7 @@ class TestVerdicts:
             settled += verdicts(found, 0.0)["x"].verdict == "helps"
         assert settled / 300 == pytest.approx(0.8, abs=0.06)
 
+    @pytest.mark.usefixtures("many_draws")
     def test_a_worthwhile_gain_is_seldom_denied(self):
         denied = 0
         for seed in range(500):
@@ -312,6 +317,7 @@ class TestImages:
         theirs = stats.bootstrap((d,), np.mean, n_resamples=4000, method="percentile", rng=1).confidence_interval
         assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
 
+    @pytest.mark.usefixtures("many_draws")
     def test_interval_holds_the_truth_as_often_as_it_says(self):
         """For 100 images, theory gives 0.946: the deviation of a sample is a little small, and normal ends are not t."""
         sets = np.random.default_rng(0).normal(0.2, 1, (100, 5000))

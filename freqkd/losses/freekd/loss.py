@@ -385,8 +385,8 @@ class FreeKDLoss(nn.Module):
         """Whether there is anything that a prompt stage trains."""
         return len(self.prompts) > 0
 
-    def forward(self, student_feats: Maps, teacher_feats: Maps) -> Tensor:
-        """Return the loss; no gradient reaches the teacher."""
+    def forward(self, student_feats: Maps, teacher_feats: Maps, weight_maps: Maps | None = None) -> Tensor:
+        """Return the loss; no gradient reaches the teacher. `weight_maps` are the `weight_map` of every level, if any."""
         students, teachers = (list(maps) for maps in zip(*as_maps(student_feats, teacher_feats)))
         masks: list[Any] = list(self.prompts) or [None] * len(students)
         self._check_feats(students, teachers, masks)
@@ -398,10 +398,16 @@ class FreeKDLoss(nn.Module):
                 relation_weights(student, teacher, *below, gate=gate, fused=self.fused)
                 for student, teacher, below, gate in zip(students, teachers, deeper, gates)
             ]
-        loss = fused_freekd_loss(students, teachers, masks, omegas, **self.options) if self.fused else None
+        places: list[Tensor | None] = [None] * len(students)
+        if weight_maps is not None:
+            places = [place for _, place in as_maps(students, weight_maps)]
+        is_plain = weight_maps is None and self.fused
+        loss = fused_freekd_loss(students, teachers, masks, omegas, **self.options) if is_plain else None
         if loss is None:
-            levels = zip(students, teachers, masks, omegas)
-            loss = torch.stack([freekd_loss(*level, fused=False, **self.options) for level in levels]).sum()
+            levels = zip(students, teachers, masks, omegas, places)
+            loss = torch.stack(
+                [freekd_loss(*level, weight_map=place, fused=False, **self.options) for *level, place in levels]
+            ).sum()
         return self.loss_weight * loss
 
     def _check_feats(self, students: list[Tensor], teachers: list[Tensor], masks: list[Any]) -> None:

@@ -1,0 +1,63 @@
+"""Numbers of finished studies in Markdown pages: `python -m freqkd.studies.page docs/comparison.md README.md`.
+
+What stands between `<!-- KIND STUDY LENGTH -->` and `<!-- end -->` is written anew from `studies/results/STUDY`, e.g. for
+`<!-- table blood-cells 240 steps -->`. KIND is "table", a row for each method; "order", the same by the mean metric; or
+"words", the sentences of the answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from freqkd.apis.arguments import run_tool
+from freqkd.studies.answer import Record, compact, read_study, summarise, words
+from freqkd.utils.files import write_whole
+
+_BLOCK = re.compile(r"(<!-- (table|order|words) ([\w.+-]+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def fill(text: str, results: str | Path = "studies/results") -> str:
+    """Return a page with its blocks written anew.
+
+    Args:
+        text: of the page.
+        results: folder of the results of all studies.
+
+    Raises:
+        ValueError: a study has no such length.
+    """
+
+    def block(found: re.Match[str]) -> str:
+        start, kind, name, length, end = found.groups()
+        answer = summarise(*read_study(Path(results, name)))
+        (rows,) = [entry for entry in answer["lengths"] if entry["length"] == length] or [None]
+        if rows is None:
+            known = ", ".join(entry["length"] for entry in answer["lengths"])
+            raise ValueError(f"<!-- {kind} {name} {length} --> must name a length of {name}: {known}")
+        return f"{start}{_content(kind, answer, rows)}\n{end}"
+
+    return _BLOCK.sub(block, text)
+
+
+def _content(kind: str, answer: Record, length: Record) -> str:
+    return words(answer, length) if kind == "words" else compact(answer, length, in_order=kind == "order")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m freqkd.studies.page", description=__doc__)
+    parser.add_argument("pages", nargs="+", help="Markdown files, changed in place")
+    parser.add_argument("--results-dir", default="studies/results", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    filled = {page: fill(Path(page).read_text("utf-8"), options.results_dir) for page in options.pages}
+    for page, text in filled.items():
+        with write_whole(page) as file:
+            file.write(text.encode())
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

@@ -1,0 +1,23 @@
+"""Road scenes, segmentation: forms of the wavelet loss."""
+
+_base_ = ["./_base_/segmentation.py", "./_base_/road_scenes.py", "./_base_/forms.py"]
+name = "road-scenes-forms"
+term = dict(weight=dict(ratio=2.0, iters=50))
+_stages = {
+    "": "configs/freekd/prompts_neck_semantic-fpn-r18w48_b8-80i_road-scenes.py",
+    "-magnitude": "studies/_base_/prompts_magnitude_road-scenes.py",
+}
+_head = "decode_head.conv_seg"
+_scores = dict(terms=dict(loss_form=dict(adapter=dict(head=_head, num_classes=5, activation="softmax"))))
+methods = {
+    "score-teacher": _scores,
+    "score-difference": _scores,
+    "class-details": dict(terms=dict(loss_form=dict(student_tap=_head))),
+    "paper": dict(prompts=_stages[""]),
+    **{
+        f"masks-{_combine}{_suffix}": dict(prompts=_stage)
+        for _suffix, _stage in _stages.items()
+        for _combine in ("mean", "rms", "contrast")
+    },
+}
+budget = 300
