@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor, nn
 
 from freqkd.align import Maps, resize_pair
 from freqkd.losses.mse import squared_error, sum_levels
+from freqkd.losses.standardization import standardized
 from freqkd.utils.checks import check_at_least, check_flag, check_same_shape
 
 __all__ = ["PKDLoss", "pkd_loss"]
@@ -39,6 +37,7 @@ def pkd_loss(student: Maps, teacher: Maps, *, resize_student: bool = True) -> Te
         unbiased deviation is not a number: there this gives 0.
 
     Example:
+        >>> import torch
         >>> feat = torch.tensor([[[[1.0, 2.0], [3.0, 5.0]]]])
         >>> round(pkd_loss(feat, 3 * feat + 7).item(), 4), round(pkd_loss(feat, -feat).item(), 4)  # 2 * 3 / 4
         (0.0, 1.5)
@@ -47,18 +46,9 @@ def pkd_loss(student: Maps, teacher: Maps, *, resize_student: bool = True) -> Te
     def compare(s: Tensor, t: Tensor) -> Tensor:
         s, t = resize_pair(s, t, "teacher" if resize_student else "student")
         check_same_shape(s, t)
-        return 0.5 * squared_error(_standardized(s), _standardized(t))
+        return 0.5 * squared_error(standardized(s), standardized(t))
 
     return sum_levels(compare, student, teacher, same=False)
-
-
-def _standardized(x: Tensor) -> Tensor:
-    centred = x - x.mean((0, 2, 3), keepdim=True)
-    count = x.numel() // x.shape[1]
-    # A norm, not the root of a sum: its gradient is 0, not infinite, where a channel is constant.
-    norm: Tensor = torch.linalg.vector_norm(centred, dim=(0, 2, 3), keepdim=True)
-    deviation = norm / math.sqrt(max(count - 1, 1))
-    return centred / (deviation + 1e-6)
 
 
 class PKDLoss(nn.Module):
@@ -69,6 +59,7 @@ class PKDLoss(nn.Module):
         dict(type='freqkd.PKDLoss', resize_student=True, loss_weight=6.0)
 
     Example:
+        >>> import torch
         >>> feat = torch.tensor([[[[1.0, 2.0], [3.0, 5.0]]]])
         >>> round(PKDLoss(loss_weight=2.0)(feat, -feat).item(), 4)
         3.0

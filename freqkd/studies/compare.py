@@ -45,7 +45,7 @@ def prepare(plan: Plan, jobs: Jobs) -> None:
             "other weights; give the study another name, or delete its results"
         )
     known = about.get("calibration", dict(seconds_per_step={}, other_seconds={}))
-    for name in plan.study.methods:
+    for name in plan.timed:
         if name not in known["seconds_per_step"]:
             job, start = plan.calibration(name), time.monotonic()
             job.result.unlink(missing_ok=True)

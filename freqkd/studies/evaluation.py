@@ -17,6 +17,8 @@ from freqkd.registry import HOOKS
 from freqkd.utils.files import write_whole
 from freqkd.utils.patches import replaced
 
+COUNTED = 100  # detections of an image and a class, those with the highest scores, in COCO's AP
+
 
 @HOOKS.register_module()
 class StudyHook(Hook):
@@ -75,7 +77,10 @@ class StudyHook(Hook):
 
     def _read(self, metrics: Mapping[str, float]) -> None:
         key = self.metric["key"]
-        value = self.exact.get(key.split("/")[-1], metrics.get(key))
+        name = key.split("/")[-1]
+        value = self.exact.get(name, metrics.get(key))
+        if name not in self.exact or not self.metric["larger"]:
+            self.images = {}  # they are of box AP or the mean IoU
         if value is None:
             raise ValueError(f"metric.key must be one of {', '.join(sorted(metrics))}, got {key!r}")
         value = float(value)
@@ -132,9 +137,10 @@ def match_boxes(evaluation: Any) -> dict[str, Any]:
         if found is not None:
             if np.any(found["gtIgnore"]):
                 return {}
-            objects[image, category], count = len(found["gtIds"]), len(found["dtScores"])
-            match = np.reshape(found["dtMatches"], (len(params.iouThrs), count)).T > 0
-            columns.append((match, np.float32(found["dtScores"]), np.full(count, image), np.full(count, category)))
+            scores = found["dtScores"]
+            match = np.reshape(found["dtMatches"], (len(params.iouThrs), len(scores))).T[:COUNTED] > 0
+            objects[image, category], count = len(found["gtIds"]), len(match)
+            columns.append((match, np.float32(scores[:count]), np.full(count, image), np.full(count, category)))
     if not columns:
         return {}
     names = ("match", "score", "image", "category")

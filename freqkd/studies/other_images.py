@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,25 +75,20 @@ def evaluate_students(plan: Plan, jobs: Jobs, folder: str, split: str = "test") 
     Raises:
         ValueError: images, labels or students are missing.
     """
-    study, runs = read_study(plan.results)
-    chosen = {path.stem: run for path in sorted(plan.results.glob("*_seed*.json")) for run in runs if _is(run, path)}
+    study, _ = read_study(plan.results)  # which checks them all
+    runs = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(plan.results.glob("*_seed*.json"))}
     student = plan.study.student.model
     evaluations = [_job(plan, "teacher", plan.network, Path(plan.checkpoint), folder, split)]
     evaluations += [
-        _job(plan, name, student, plan.work / "final" / name / "student.pth", folder, split) for name in chosen
+        _job(plan, name, student, plan.work / "final" / name / "student.pth", folder, split) for name in runs
     ]
     jobs.plan(evaluations)
     found = {job.name: record["metric"] for job, record in jobs.run(evaluations)}
     study = study | dict(metric_name=f"{study['metric_name']}, {split} split", teacher=dict(metric=found["teacher"]))
-    judged = [run | dict(metric=found[name], images=None, fidelity=None) for name, run in chosen.items()]
+    judged = [run | dict(metric=found[name], images=None, fidelity=None) for name, run in runs.items()]
     answer = summarise(study, judged)
     out = plan.results / split
     with write_whole(out / "answer.json") as numbers, write_whole(out / "answer.md") as report:
         numbers.write(f"{json.dumps(answer, indent=1, allow_nan=False)}\n".encode())
         report.write(markdown(answer, picture="").encode())
     return answer
-
-
-def _is(run: Mapping[str, Any], path: Path) -> bool:
-    record = json.loads(path.read_text("utf-8"))
-    return all(record[key] == run[key] for key in ("method", "seed", "budget"))

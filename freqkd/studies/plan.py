@@ -99,7 +99,7 @@ class Plan:
         """
         check_writable("results", self.results, "--results-dir")
         check_writable("work dir", self.work, "--work-dir")
-        self._check_card()
+        self._check_recipe()
         prints = self.fingerprints
         for path in (*self.results.glob("*.json"), *self.results.glob("search/*.json")):
             record = json.loads(path.read_text("utf-8"))
@@ -110,6 +110,7 @@ class Plan:
                     "search and views; give what is new another name, or delete the old results"
                 )
         known = self.about().get("calibration", {}).get("seconds_per_step", {})
+        runs = {path.name.split("_")[0] for path in self.results.glob("*_seed*.json")}
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of mmseg's heads about their losses, for every method
             random = self.random_teacher(Path(folder, "random.pth"))
@@ -123,7 +124,7 @@ class Plan:
                         loss = {**self.stages[name].model.prompts, **term["loss"]}
                         config.model.terms[key].update(prompts="untrained", loss=loss)
                 try:
-                    if name not in known:
+                    if not {name} & {*known, *runs}:
                         check_model(config)
                 except ValueError as error:
                     raise ValueError(f"methods.{name}: {error}") from error
@@ -133,10 +134,15 @@ class Plan:
         """Whether every final run is."""
         known = self.about().get("calibration", dict(seconds_per_step={}))
         return all(
-            name in known["seconds_per_step"] and self.training(name, {}, seed, known).result.exists()
+            {*self.timed} <= known["seconds_per_step"].keys() and self.training(name, {}, seed, known).result.exists()
             for name in self.study.methods
             for seed in range(self.study.seeds)
         )
+
+    @property
+    def timed(self) -> list[str]:
+        """Methods whose seconds per step are measured: all, where the budget is a time; else the first, for the time left."""
+        return [*self.study.methods][: None if self.study.budget.is_time else 1]
 
     # ---- what a method trains with --------------------------------------------------------------------------------------
 
@@ -154,19 +160,24 @@ class Plan:
         return {key: value for key, value in self.study.teacher.items() if key != "steps"} | dict(checkpoint=checkpoint)
 
     @property
-    def card(self) -> dict[str, Any]:
+    def recipe(self) -> dict[str, Any]:
         """What a teacher that the study trains was trained with; beside its file, with the metric on the selection part."""
         held = hashlib.sha256("\n".join(sorted(self.held)).encode()).hexdigest()[:16]
         teacher, selection = self.study.teacher, vars(self.study.selection)
         return dict(config=teacher["config"], steps=teacher["steps"], selection=selection, images_held_out=held)
 
-    def _check_card(self) -> None:
+    def _check_recipe(self) -> None:
         if "steps" not in self.study.teacher or not (file := Path(self.checkpoint)).exists() or file == self.trained:
             return
         path = file.with_suffix(".json")
-        found = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        if not path.exists():
+            raise ValueError(
+                f"teacher.checkpoint must be a teacher that this study has trained, but {path}, which says how, is missing; "
+                "name another file, or leave out steps for a teacher of your own that has not seen the selection part"
+            )
+        found = json.loads(path.read_text("utf-8"))
         wrong = [
-            f"{key} {found.get(key)!r} for {value!r}" for key, value in self.card.items() if found.get(key) != value
+            f"{key} {found.get(key)!r} for {value!r}" for key, value in self.recipe.items() if found.get(key) != value
         ]
         if wrong:
             raise ValueError(
@@ -179,7 +190,7 @@ class Plan:
         if file == self.trained:
             return
         write_json(
-            self.card
+            self.recipe
             | dict(
                 metric_on_selection_part=record["metric"],
                 weights_hash=hash_weights(weights_of(read_checkpoint(str(self.trained)))),
@@ -286,7 +297,8 @@ class Plan:
         record |= dict(trials=len(self.study.trials(name)), fingerprint=self.fingerprints[name])
         config = self.distil(make_config(self.base, steps, seed, lr=options.get("lr", 1.0)), name, options)
         result = self.results / ("search" if kind == "trial" else "") / f"{name}_{length}_{last}.json"
-        seconds = steps * known["seconds_per_step"][name] + known["other_seconds"][name]
+        timed = name if name in known["seconds_per_step"] else self.timed[0]
+        seconds = steps * known["seconds_per_step"][timed] + known["other_seconds"][timed]
         return self.job(
             f"{name}, {last}",
             config,

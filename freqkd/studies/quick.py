@@ -58,7 +58,8 @@ def quick_study(path: str, metric: str = "", **changes: Any) -> Study:
     if not steps:
         images = len(training_images(student)[0])
         steps = config.train_cfg.max_epochs * -(-images // config.train_dataloader.batch_size)
-    own = Method(terms, options={key: model[key] for key in ("inherit", "task_schedule") if key in model})
+    weighted = {key: {"weight": 1.0, **part} for key, part in terms.items()}
+    own = Method(weighted, options={key: model[key] for key in ("inherit", "task_schedule") if key in model})
     given = {key: value for key, value in changes.items() if value is not None}
     if "budget" in given:
         given["budget"] = Budget.read(given["budget"])

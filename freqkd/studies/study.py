@@ -64,6 +64,11 @@ class Budget:
     seconds: float = 0.0
     like: str = ""
 
+    @property
+    def is_time(self) -> bool:
+        """Whether all methods get as many seconds, and so steps that differ."""
+        return bool(self.seconds or self.like)
+
     @classmethod
     def read(cls, value: Any) -> Budget:
         """Read a number of steps, or a text such as "300s".
@@ -133,7 +138,7 @@ class Study:
         name: of the folders of its results.
         student: config of the student alone.
         teacher: as a `Distiller` takes it. With `steps` the study trains it on the training part, and with both `steps` and
-            `checkpoint` it writes that file, with a card beside it, unless it is there.
+            `checkpoint` it writes that file, and a JSON file beside it that says how it was trained, unless it is there.
         metric, budget, selection: see there.
         methods: by name, the student alone and controls included.
         search: trials of the methods and of the student alone, see `check_search`; none: methods as given.

@@ -5,11 +5,15 @@ seeds = 2
 _low, _fine, _middle, _coarse = 1 / 64, 1 / 4, 1 / 16, 1 / 64  # shares of the coefficients: together they are "flat"
 _forms = {  # what differs from l2 of the details, depth 3, without masks
     "details": {},
-    "flat": dict(band_weights="flat"),
+    **{
+        f"{_bands}-by-{_how}": dict(band_weights=_bands, standardize=_how)
+        for _how in ("level", "channel", "both")
+        for _bands in ("details", "flat")
+    },
+    "low": dict(band_weights=[_low, 0, 0, 0]),
     "norm-l1": dict(norm="l1"),
     "norm-huber": dict(norm="huber"),
     "norm-log": dict(norm="log"),
-    "low": dict(band_weights=[_low, 0, 0, 0]),
     "details-fine": dict(band_weights=[0, _fine, 0, 0]),
     "details-middle": dict(band_weights=[0, 0, _middle, 0]),
     "details-coarse": dict(band_weights=[0, 0, 0, _coarse]),

@@ -61,8 +61,12 @@ def test_an_exploration_never_reads_the_reported_split_and_keeps_its_teacher(stu
 def test_a_teacher_that_may_have_seen_the_selection_part_is_refused(study, tmp_path):
     plan = Plan(read_study(study), tmp_path / "results", tmp_path / "work")
     (tmp_path / "kept.pth").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"teacher\.checkpoint must be a teacher that this study has trained"):
+    with pytest.raises(
+        ValueError, match=r"teacher\.checkpoint must be a .* but .*kept\.json, which says how, is missing"
+    ):
         plan.check()
-    (tmp_path / "kept.json").write_text(json.dumps(plan.card | dict(selection=dict(fraction=0.2, seed=0, together=1))))
+    (tmp_path / "kept.json").write_text(
+        json.dumps(plan.recipe | dict(selection=dict(fraction=0.2, seed=0, together=1)))
+    )
     with pytest.raises(ValueError, match=r"kept\.json says selection .*0\.2.* for .*0\.3"):
         plan.check()

@@ -123,7 +123,7 @@ def test_a_run_ends_with_the_comparison_that_started_it():
 # ---- what an evaluation found ------------------------------------------------------------------------------------------
 
 
-def boxes(crowd=0):
+def boxes(crowd=0, copies=1):
     """COCO's evaluation of random boxes near random objects, three images and two classes."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -142,8 +142,9 @@ def boxes(crowd=0):
                     area=box[2] * box[3],
                 )
             )
-            shifted = [value + noise.normal(0, 2) for value in box]
-            found.append(dict(image_id=image, category_id=category, bbox=shifted, score=noise.uniform()))
+            for _ in range(copies):
+                shifted = [value + noise.normal(0, 2) for value in box]
+                found.append(dict(image_id=image, category_id=category, bbox=shifted, score=noise.uniform()))
     api = COCO()
     api.dataset = dict(
         images=[dict(id=image) for image in range(1, 5)],
@@ -170,6 +171,27 @@ def test_the_box_ap_is_kept_without_rounding_and_per_image():
     assert hook.value == evaluation.stats[0] != rounded["coco/bbox_mAP"]
     assert resample(hook.images, 0)[0] == pytest.approx(evaluation.stats[0], abs=1e-12)
     assert hook.images["objects"].sum() == 18
+
+
+def test_the_first_hundred_detections_of_an_image_and_a_class_count():
+    evaluation = boxes(copies=60)
+    evaluation.params.maxDets = [100, 300, 1000]  # as mmdet sets them
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    arrays = match_boxes(evaluation)
+    counts = np.unique(np.stack([arrays["image"], arrays["category"]]), axis=1, return_counts=True)[1]
+    assert counts.max() == 100
+    assert evaluation.stats[0] > 0
+    assert resample(arrays, 0)[0] == pytest.approx(evaluation.stats[0], abs=1e-12)
+
+
+def test_arrays_per_image_are_kept_for_their_own_metric_alone():
+    for metric in (dict(key="mAcc", larger=True), dict(key="mIoU", larger=False)):
+        hook = StudyHook(metric, "curve.json")
+        areas = [(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 3.0]), None, None)] * 2
+        hook._read(hook._note_areas(lambda results: {"mIoU": 50.0, "mAcc": 60.0}, areas))
+        assert hook.images == {}
 
 
 def test_crowds_have_no_arrays_per_image():

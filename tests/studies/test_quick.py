@@ -11,6 +11,7 @@ import pytest
 from freqkd.studies.compare import main
 from freqkd.studies.quick import quick_study, verdict
 from freqkd.studies.study import Budget
+from freqkd.utils.compat import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 DISTILLATION = """
@@ -41,6 +42,12 @@ def test_the_methods_of_a_shipped_config(monkeypatch):
     assert mse["loss"] == {"type": "freqkd.MSELoss"}
     assert (mse["align"], mse["student_levels"], mse["weight"]) == (first["align"], (0, 1, 2), first["weight"])
     assert "prompts" not in mse
+    config = read_config(path)
+    config.model.terms.loss_mse.pop("weight")
+    monkeypatch.setattr("freqkd.studies.quick.read_config", lambda path: config)
+    assert quick_study(path).methods["config"].terms["loss_mse"]["weight"] == 1.0  # what a term has without one
+    monkeypatch.undo()
+    monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match=r"--quick takes the config of a distillation"):
         quick_study("configs/baselines/retinanet_r18w16_b8-12e_blood-cells.py")
 

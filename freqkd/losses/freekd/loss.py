@@ -14,6 +14,7 @@ from freqkd.losses.freekd.fused import fused_freekd_loss
 from freqkd.losses.freekd.prompts import FrequencyPrompt, build_prompts, check_prompt_options, count_bands
 from freqkd.losses.freekd.relation import ChannelGate, relation_weights
 from freqkd.losses.freekd.wavelets import DEEPEST, HAAR_NAMES, check_depth, wavedec2
+from freqkd.losses.standardization import STANDARDIZE, standardize_pair
 from freqkd.utils.checks import (
     as_maps,
     check_at_least,
@@ -60,6 +61,7 @@ def freekd_loss(
     combine: str = "mean",
     band_weights: str | Sequence[float] = "mean",
     weight_map: Tensor | None = None,
+    standardize: str = "none",
     depth: int = 3,
     wavelet: str = "haar",
     fused: bool = True,
@@ -85,6 +87,9 @@ def freekd_loss(
             low band: every scale counts alike, the released program), "flat" (every coefficient counts alike), "details" (flat,
             without the low band), or 1 + 3 * depth or 1 + depth numbers, the low band's first, then from the finest on.
         weight_map: a weight for every position, in place of masks; taken to the bands by the means of its blocks.
+        standardize: the maps that are compared: "none", as they are; "level", the teacher's channels centred and divided by
+            one deviation; "channel", by the deviation of each; "both", those of both networks by their own, as in PKD.
+            Masks are those of the teacher's map as it is.
         depth: levels of the transform.
         wavelet: see `wavedec2`.
         fused: use a fast form where there is one, equal to rounding: Haar with "l1" and the mean of masks, or with "l2" and
@@ -120,8 +125,11 @@ def freekd_loss(
     masks, teacher = None if combine == "none" else masks, teacher.detach()
     options: dict[str, Any] = dict(norm=norm, knee=knee, combine=combine, band_weights=band_weights)
     options.update(depth=depth, wavelet=wavelet)
-    _check_options(**options)
+    _check_options(**options, standardize=standardize)
     _check_inputs(student, teacher, masks, depth, wavelet, channel_weights, weight_map)
+    if standardize != "none":
+        masks = masks.masks(wavedec2(teacher, wavelet, depth)) if isinstance(masks, FrequencyPrompt) else masks
+        student, teacher = standardize_pair(student, teacher, standardize)
     if fused:
         fast = fused_freekd_loss([student], [teacher], [masks], [channel_weights], weight_map=weight_map, **options)
         if fast is not None:
@@ -184,9 +192,16 @@ def position_weights(
 
 
 def _check_options(
-    norm: str, knee: float, combine: str, band_weights: str | Sequence[float], depth: int, wavelet: str
+    norm: str,
+    knee: float,
+    combine: str,
+    band_weights: str | Sequence[float],
+    depth: int,
+    wavelet: str,
+    standardize: str,
 ) -> None:
     check_choice("norm", norm, NORMS)
+    check_choice("standardize", standardize, STANDARDIZE)
     check_positive("knee", knee)
     check_choice("combine", combine, (*COMBINE, "none"))
     check_whole("depth", depth, 1, most=DEEPEST)
@@ -287,6 +302,7 @@ class FreeKDLoss(nn.Module):
         knee: see `freekd_loss`.
         combine: see `freekd_loss`; with "none" there are no prompts to train.
         band_weights: see `freekd_loss`.
+        standardize: see `freekd_loss`.
         relation: channel weights: "none", "attention" (parameter-free) or "gate" (MLPs trained in the prompt stage).
         depth: levels of the transform.
         wavelet: see `wavedec2`.
@@ -337,6 +353,7 @@ class FreeKDLoss(nn.Module):
         combine: str | None = None,
         band_weights: str | Sequence[float] | None = None,
         relation: str | None = None,
+        standardize: str = "none",
         depth: int = 3,
         wavelet: str = "haar",
         tokens_per: str | None = None,
@@ -352,8 +369,8 @@ class FreeKDLoss(nn.Module):
         chosen = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
         self.relation: str = chosen.pop("relation")
         tokens = dict(num_prompts=num_prompts, tokens_per=chosen.pop("tokens_per"), depth=depth, score=score)
-        self.options = dict(chosen, knee=knee, depth=depth, wavelet=wavelet)
-        _check_options(**self.options)
+        self.options, self.standardize = dict(chosen, knee=knee, depth=depth, wavelet=wavelet), standardize
+        _check_options(**self.options, standardize=standardize)
         check_choice("relation", self.relation, RELATION_CHOICES)
         check_prompt_options(**tokens)
         masked = chosen["combine"] != "none"
@@ -401,13 +418,13 @@ class FreeKDLoss(nn.Module):
         places: list[Tensor | None] = [None] * len(students)
         if weight_maps is not None:
             places = [place for _, place in as_maps(students, weight_maps)]
-        is_plain = weight_maps is None and self.fused
-        loss = fused_freekd_loss(students, teachers, masks, omegas, **self.options) if is_plain else None
+        together = self.fused and weight_maps is None and self.standardize == "none"
+        loss = fused_freekd_loss(students, teachers, masks, omegas, **self.options) if together else None
         if loss is None:
+            options = dict(self.options, standardize=self.standardize, fused=self.fused)
             levels = zip(students, teachers, masks, omegas, places)
-            loss = torch.stack(
-                [freekd_loss(*level, weight_map=place, fused=False, **self.options) for *level, place in levels]
-            ).sum()
+            losses = [freekd_loss(*level, weight_map=place, **options) for *level, place in levels]
+            loss = torch.stack(losses).sum()
         return self.loss_weight * loss
 
     def _check_feats(self, students: list[Tensor], teachers: list[Tensor], masks: list[Any]) -> None:
