@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqkd.utils.checks import WIDEST, as_maps, check_choice, check_same_shape, check_whole, upcast
+from freqkd.utils.checks import WIDEST, as_maps, check_choice, check_map, check_same_shape, check_whole, upcast
 
 __all__ = ["ConvAlign", "ResizeAlign"]
 
@@ -194,11 +194,19 @@ def per_level(name: str, value: int | Sequence[int], num_levels: int) -> list[in
         [256, 256]
     """
     check_whole("num_levels", num_levels, 1, most=DEEPEST)
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        check_whole(name, value, 1, most=WIDEST)
-    numbers = list(value) if isinstance(value, Sequence) else [value] * num_levels
+    numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * num_levels
     if len(numbers) != num_levels:
         raise ValueError(f"{name} must be a number or one per level, {num_levels} of them, got {len(numbers)}")
     for number in numbers:
         check_whole(name, number, 1, most=WIDEST)
     return numbers
+
+
+def check_level_maps(student_feats: Maps, teacher_feats: Maps, channels: Sequence[int]) -> None:
+    """Raise ValueError unless there is a pair of maps for each of `channels`, of one shape and of so many channels."""
+    pairs = as_maps(student_feats, teacher_feats)
+    if len(pairs) != len(channels):
+        raise ValueError(f"student_feats must have num_levels={len(channels)} maps, got {len(pairs)}")
+    for level, ((student, teacher), width) in enumerate(zip(pairs, channels)):
+        check_same_shape(student, teacher, f"features of level {level}")
+        check_map(f"student_feats[{level}]", student, width)

@@ -1,4 +1,7 @@
-"""Export the student of a training: student.pth and student_config.py, without anything of this package."""
+"""Export the student of a training: student.pth and student_config.py, without anything of this package.
+
+A backbone of freqkd.backbones still needs the package installed.
+"""
 
 from __future__ import annotations
 

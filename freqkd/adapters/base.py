@@ -13,7 +13,7 @@ from freqkd.teacher import CachedTeacher, Teacher
 
 @dataclass(frozen=True)
 class Batch:
-    """One training batch, as both networks met it.
+    """One training batch, as both networks receive it.
 
     Attributes:
         inputs: images as the student's preprocessor made them, (N, 3, H, W).

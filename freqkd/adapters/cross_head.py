@@ -1,4 +1,4 @@
-"""Cross-head predictions of CrossKD: student features in the teacher's head. Written from the paper's formulas."""
+"""Cross-head predictions of CrossKD: student features in the teacher's head."""
 
 from __future__ import annotations
 

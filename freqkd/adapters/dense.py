@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
 from freqkd.adapters.base import Batch, HeadAdapter
 from freqkd.losses.logits.divergence import DIVERGENCES
 from freqkd.utils.checks import check_choice, check_whole
+from freqkd.utils.processes import mean_over_processes
 
 NORMALIZER_CHOICES = ("samples", "boxes")
 
@@ -23,6 +22,7 @@ def unfold_anchors(logits: Tensor, num_classes: int) -> Tensor:
     Raises:
         ValueError: the number of channels is not a multiple of `num_classes`.
 
+    >>> import torch
     >>> unfold_anchors(torch.arange(6.0).reshape(1, 6, 1, 1), num_classes=2)[0, :, :, 0, 0]
     tensor([[0., 2., 4.],
             [1., 3., 5.]])
@@ -120,7 +120,4 @@ def find_head(network: nn.Module, path: str) -> nn.Module | None:
 def count_boxes(batch: Batch) -> Tensor:
     """Return the number of ground-truth boxes of a batch, averaged over processes."""
     boxes = sum(len(sample.gt_instances) for sample in batch.data_samples)
-    count = torch.tensor(float(boxes), device=batch.inputs.device)
-    if get_world_size() > 1:
-        all_reduce(count, op="mean")
-    return count
+    return mean_over_processes(boxes, batch.inputs.device)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor
 
 from freqkd.adapters.base import Batch, HeadAdapter
 from freqkd.losses import valuable_region
 from freqkd.utils.checks import check_flag
+from freqkd.utils.processes import mean_over_processes
 
 TAPS = ("bbox_head.gfl_cls", "bbox_head.gfl_reg")
 
@@ -56,9 +56,7 @@ def assign_targets(head: Any, maps: list[Tensor], data_samples: Any) -> Targets:
     labels, label_weights, _, _, positives = head.get_targets(
         anchors, flags, truths, batch_img_metas=metas, batch_gt_instances_ignore=ignored
     )[-5:]
-    count = torch.tensor(float(positives), device=maps[0].device)
-    if get_world_size() > 1:
-        all_reduce(count, op="mean")
+    count = mean_over_processes(positives, maps[0].device)
     return Targets(list(labels), list(label_weights), flat, counts, valid, count)
 
 

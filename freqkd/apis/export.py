@@ -1,4 +1,4 @@
-"""Export of the student: its config and weights without anything of this package."""
+"""Export of the student: its config and weights without anything of this package, except a backbone of `freqkd.backbones`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def _is_freqkd(hook: Any) -> bool:
 def student_config(config: Config) -> Config:
     """Return the flat config of the student alone, which names nothing of this package.
 
-    Of a config without a distiller, only the hooks and imports of this package are removed.
+    Except a backbone of `freqkd.backbones`, which needs the package installed. Of a config without a distiller, only the
+    hooks and imports of this package are removed.
     """
     plain: dict[str, Any] = copy.deepcopy(config.to_dict())
     if is_distillation(config):

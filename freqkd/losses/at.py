@@ -42,8 +42,6 @@ def at_loss(student: Maps, teacher: Maps, *, resize: str | None = None) -> Tenso
         >>> at_loss(student, teacher).item()  # ((1 - 0)^2 + (0 - 1)^2) / 2
         1.0
     """
-    if resize is not None:
-        check_choice("resize", resize, RESIZE_CHOICES)
     losses = []
     for level, (student_feat, teacher_feat) in enumerate(as_maps(student, teacher)):
         with torch.autocast(student_feat.device.type, enabled=False):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from freqkd.losses.boxes import box_iou_loss, distribution_boxes, paired_rows, quality_focal_loss
+from freqkd.losses.boxes import box_iou_loss, distribution_boxes, paired_rows, quality_focal_loss, row_weights
 from freqkd.losses.logits.divergence import check_focal_exponent
 from freqkd.losses.logits.loss import Logits
 from freqkd.utils.checks import check_at_least
@@ -48,13 +47,14 @@ def bckd_terms(
         `dict(loss_cls_kd=..., loss_loc_kd=...)`, scalars.
 
     Raises:
-        ValueError: for shapes or numbers of levels that differ.
+        ValueError: for shapes or numbers of levels that differ, box channels that are not a multiple of 4, another number of
+            label weights.
 
     References:
-        Yang et al., arXiv 2308.14286. Differs from the released program in an epsilon of 1e-7 beside `avg_factor`, and
-        in being computed on levels without a positive too.
+        Yang et al., arXiv 2308.14286. Differs from the released program in an epsilon of 1e-7 added to `avg_factor`,
+        and in being computed on levels without a positive too.
 
-    >>> _ = torch.manual_seed(0)
+    >>> import torch; _ = torch.manual_seed(0)
     >>> cls, reg = torch.randn(2, 1, 3, 2, 2), torch.randn(2, 1, 8, 2, 2)
     >>> terms = bckd_terms(cls[0], reg[0], cls[1], reg[1], avg_factor=2.0)
     >>> print({name: round(value.item(), 4) for name, value in terms.items()})
@@ -66,7 +66,7 @@ def bckd_terms(
         raise ValueError(
             f"cls_student and reg_student must have the same positions, got {len(student)} and {len(boxes[0])}"
         )
-    seen = torch.ones_like(student[:, 0]) if label_weights is None else label_weights.reshape(-1).to(student.dtype)
+    seen = row_weights(student, label_weights)
     gap = (teacher.sigmoid() - student.detach().sigmoid()).abs().amax(1)
     cls = quality_focal_loss(student, teacher, beta=beta, weight=seen, avg_factor=avg_factor)
     return {
@@ -82,6 +82,7 @@ class BCKDLoss(nn.Module):
 
         loss=dict(type='freqkd.BCKDLoss', class_weight=1.0, box_weight=4.0)
 
+    >>> import torch
     >>> cls, reg = torch.zeros(1, 3, 2, 2), torch.zeros(1, 8, 2, 2)
     >>> BCKDLoss()(cls, reg, cls, reg, avg_factor=1.0).item()
     0.0

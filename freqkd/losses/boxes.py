@@ -5,10 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from freqkd.losses.logits.loss import LogitLoss, Logits, flatten_positions
+from freqkd.losses.logits.loss import SAME_HEADS, LogitLoss, Logits, flatten_positions
 from freqkd.utils.checks import check_choice, check_pyramids, check_same_shape, upcast
 
 __all__ = ["box_iou_loss", "distribution_boxes", "quality_focal_loss"]
+
+
+def one_each(name: str, values: Tensor, rows: Tensor) -> Tensor:
+    """Flatten what must have one entry for each of the rows (M, ...).
+
+    >>> one_each("labels", torch.tensor([[0, 1]]), torch.zeros(3, 4))
+    Traceback (most recent call last):
+    ...
+    ValueError: labels must have one entry for each of the 3 positions, got 2
+    """
+    if values.numel() != len(rows):
+        raise ValueError(f"{name} must have one entry for each of the {len(rows)} positions, got {values.numel()}")
+    return values.reshape(-1)
+
+
+def row_weights(rows: Tensor, label_weights: Tensor | None) -> Tensor:
+    """Return the label weights as one number for each of the rows (M, C), of their type; 1 without label weights."""
+    if label_weights is None:
+        return torch.ones_like(rows[:, 0])
+    return one_each("label_weights", label_weights, rows).to(rows.dtype)
 
 
 def mean_by_weight(values: Tensor, weight: Tensor | None, avg_factor: float | Tensor | None) -> Tensor:
@@ -19,9 +39,7 @@ def mean_by_weight(values: Tensor, weight: Tensor | None, avg_factor: float | Te
     >>> mean_by_weight(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 0.0]), None)
     tensor(1.)
     """
-    weight = torch.ones_like(values) if weight is None else weight.detach().reshape(-1).to(values.dtype)
-    if weight.shape != values.shape:
-        raise ValueError(f"weight must have one entry for each of the {len(values)} positions, got {len(weight)}")
+    weight = torch.ones_like(values) if weight is None else one_each("weight", weight.detach(), values).to(values.dtype)
     total, known = (weight * values).sum(), weight.sum()
     if avg_factor is None:
         return total / torch.where(known > 0, known, 1.0)
@@ -34,9 +52,16 @@ def paired_rows(student: Logits, teacher: Logits, what: str) -> tuple[Tensor, Te
     teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
     check_pyramids(students, teachers)
     for s, t in zip(students, teachers):
-        check_same_shape(s, t, what)
+        check_same_shape(s, t, what, SAME_HEADS)
     rows = [upcast(torch.cat([flatten_positions(x) for x in maps])) for maps in (students, teachers)]
     return rows[0], rows[1].detach()
+
+
+def split_sides(rows: Tensor) -> Tensor:
+    """View rows (M, 4 * bins) as the distributions of a box's four sides, (M, 4, bins)."""
+    if rows.shape[1] % 4:
+        raise ValueError(f"box distributions must have a multiple of 4 channels, got {rows.shape[1]}")
+    return rows.view(len(rows), 4, rows.shape[1] // 4)
 
 
 def quality_focal_loss(
@@ -73,7 +98,7 @@ def quality_focal_loss(
 
     References:
         Yang et al., arXiv 2308.14286; Wang et al., arXiv 2306.11369. Differs from the programs in an epsilon of 1e-7
-        beside their `avg_factor`.
+        added to their `avg_factor`.
 
     Config::
 
@@ -96,10 +121,13 @@ def distribution_boxes(reg: Tensor) -> Tensor:
     The distances are expectations over the bins 0, 1, ...: (-left, -top, right, bottom), (M, 4). The place of the point
     drops out of every overlap of two boxes of the same point.
 
+    Raises:
+        ValueError: for channels that are not a multiple of 4.
+
     >>> distribution_boxes(torch.zeros(1, 12))
     tensor([[-1., -1.,  1.,  1.]])
     """
-    probability = reg.view(len(reg), 4, reg.shape[1] // 4).softmax(2)
+    probability = split_sides(reg).softmax(2)
     distances = (probability * torch.arange(probability.shape[2], device=reg.device, dtype=reg.dtype)).sum(2)
     return torch.cat([-distances[:, :2], distances[:, 2:]], 1)
 
@@ -169,7 +197,7 @@ def box_iou_loss(
     0.5
     """
     check_choice("kind", kind, ("giou", "iou"))
-    check_same_shape(student_boxes, teacher_boxes, "boxes")
+    check_same_shape(student_boxes, teacher_boxes, "boxes", SAME_HEADS)
     if student_boxes.dim() != 2 or student_boxes.shape[1] != 4:
         raise ValueError(f"student_boxes must have the shape (M, 4), got {tuple(student_boxes.shape)}")
     overlap = box_iou(upcast(student_boxes), upcast(teacher_boxes).detach(), kind=kind, eps=eps)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqkd.losses.boxes import box_iou_loss, mean_by_weight, paired_rows, quality_focal_loss
+from freqkd.losses.boxes import box_iou_loss, mean_by_weight, paired_rows, quality_focal_loss, row_weights
 from freqkd.losses.ld import ld_loss
 from freqkd.losses.logits.divergence import check_focal_exponent
 from freqkd.losses.logits.loss import Logits
@@ -94,10 +94,10 @@ def crosskd_terms(
         `dict(loss_cls_kd=..., loss_reg_kd=...)`, scalars; 0 where no position has weight (the released program: nan).
 
     Raises:
-        ValueError: for shapes or numbers of levels that differ.
+        ValueError: for shapes or numbers of levels that differ, another number of label weights.
 
     References:
-        Wang et al., arXiv 2306.11369. Differs from the released program in an epsilon of 1e-7 beside `avg_factor`.
+        Wang et al., arXiv 2306.11369. Differs from the released program in an epsilon of 1e-7 added to `avg_factor`.
 
     >>> _ = torch.manual_seed(0)
     >>> cls, reg = torch.randn(2, 1, 3, 2, 2), torch.randn(2, 1, 8, 2, 2)
@@ -106,7 +106,7 @@ def crosskd_terms(
     {'loss_cls_kd': 1.4277, 'loss_reg_kd': 1.3219}
     """
     student, teacher = paired_rows(cross_cls, cls_teacher, "class logits")
-    seen = torch.ones_like(student[:, 0]) if label_weights is None else label_weights.reshape(-1).to(student.dtype)
+    seen = row_weights(student, label_weights)
     weight = torch.where(seen > 0, teacher.sigmoid().amax(1), 0.0)
     cls = quality_focal_loss(student, teacher, beta=beta, weight=seen, avg_factor=avg_factor)
     return {
@@ -207,7 +207,8 @@ def crosskd_box_terms(
         `dict(loss_cls_kd=..., loss_reg_kd=...)` and `loss_ctr_kd` where centernesses are given, scalars.
 
     Raises:
-        ValueError: for shapes or numbers of levels that differ; centernesses without `positive`.
+        ValueError: for shapes or numbers of levels that differ, another number of label weights; centernesses without
+            `positive`.
 
     References:
         Wang et al., arXiv 2306.11369. The factor and divisor of the centerness are those of this package.
@@ -221,7 +222,7 @@ def crosskd_box_terms(
     """
     student, teacher = paired_rows(cross_cls, cls_teacher, "class logits")
     boxes = paired_rows(cross_boxes, boxes_teacher, "boxes")
-    seen = torch.ones_like(student[:, 0]) if label_weights is None else label_weights.reshape(-1).to(student.dtype)
+    seen = row_weights(student, label_weights)
     weight = torch.where(seen > 0, teacher.sigmoid().amax(1), 0.0)
     terms = {
         "loss_cls_kd": class_weight

@@ -38,7 +38,8 @@ def cwd_loss(
         A scalar.
 
     Raises:
-        ValueError: for shapes that differ or are not those of maps, `tau` not above 0, `ignore_index` without `target`.
+        ValueError: for shapes that differ or are not those of maps, labels of another shape, `tau` not above 0,
+            `ignore_index` without `target`.
 
     References:
         Shu et al., arXiv 2011.13256. Differs from the paper in dividing by N as well, as the programs do; from the
@@ -59,8 +60,8 @@ def cwd_loss(
     sums, counts = [], []
     for (student_map, teacher_map), label in zip(pairs, targets):
         check_same_shape(student_map, teacher_map, "map")
+        each = (len(student_map), *student_map.shape[2:])
         student_map, teacher_map = upcast(student_map).flatten(2) / tau, upcast(teacher_map).detach().flatten(2) / tau
-        each = (student_map.shape[0], *pairs[0][0].shape[2:])
         if ignore_index is None or label is None:
             divergence = F.kl_div(
                 student_map.log_softmax(2), teacher_map.log_softmax(2), reduction="none", log_target=True
@@ -68,7 +69,7 @@ def cwd_loss(
             sums.append(divergence.sum())
             counts.append(student_map.new_tensor(float(student_map.shape[0] * student_map.shape[1])))
             continue
-        if label.numel() != student_map.shape[0] * student_map.shape[2]:
+        if tuple(label.shape) != each:
             raise ValueError(f"target must have the shape (N, H, W) of the maps, {each}, got {tuple(label.shape)}")
         valid = (label.reshape(len(student_map), 1, -1) != ignore_index).expand_as(student_map)
         # the lowest number instead of -inf: an image without a valid position must not give nan

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqkd.align import Maps, per_level
+from freqkd.align import Maps, check_level_maps, per_level
 from freqkd.utils.checks import (
     WIDEST,
     as_maps,
     check_at_least,
-    check_map,
     check_positive,
     check_same_shape,
     check_whole,
@@ -91,7 +90,8 @@ def box_weights(
             continue
         corners = upcast(each.detach()).to(foreground.device)
         (height, width), extent = shown, corners.new_tensor([size[1], size[0]] * 2)
-        grid = corners * extent / corners.new_tensor([width, height] * 2)  # multiplied first: grid points stay on it
+        # multiplied before dividing, so that rounding moves no corner off a grid point
+        grid = corners * extent / corners.new_tensor([width, height] * 2)
         x1, y1, x2, y2 = torch.cat([grid[:, :2].floor(), grid[:, 2:].ceil()], 1)[:, :, None].unbind(1)
         cells = ((x2 - x1 + 1) * (y2 - y1 + 1)).clamp(min=1).to(foreground.dtype)
         inside = ((rows >= y1) & (rows <= y2))[:, :, None] & ((columns >= x1) & (columns <= x2))[:, None]
@@ -305,12 +305,7 @@ class FGDLoss(nn.Module):
         self, student_feats: Maps, teacher_feats: Maps, *, boxes: Sequence[Tensor], image_sizes: Sizes
     ) -> Tensor:
         """Return the weighted loss."""
-        pairs = as_maps(student_feats, teacher_feats)
-        if len(pairs) != len(self.channels):
-            raise ValueError(f"student_feats must have num_levels={len(self.channels)} maps, got {len(pairs)}")
-        for level, ((student, teacher), channels) in enumerate(zip(pairs, self.channels)):
-            check_same_shape(student, teacher, f"features of level {level}")
-            check_map(f"student_feats[{level}]", student, channels)
+        check_level_maps(student_feats, teacher_feats, self.channels)
         contexts = [cast(tuple[Context, Context], pair) for pair in zip(self.student_contexts, self.teacher_contexts)]
         loss = fgd_loss(student_feats, teacher_feats, boxes, image_sizes, contexts, tau=self.tau, **self.weights)
         return self.loss_weight * loss

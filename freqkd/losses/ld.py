@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqkd.losses.boxes import mean_by_weight, paired_rows
+from freqkd.losses.boxes import mean_by_weight, one_each, paired_rows, row_weights, split_sides
 from freqkd.losses.logits.loss import Logits
 from freqkd.utils.checks import check_at_least, check_choice, check_positive, check_pyramids
 
@@ -55,9 +55,7 @@ def ld_loss(
     check_positive("tau", tau)
     check_choice("bins", bins, ("mean", "sum"))
     student, teacher = paired_rows(reg_student, reg_teacher, "box distributions")
-    if student.shape[1] % 4:
-        raise ValueError(f"reg_student must have 4 distributions, a multiple of 4 channels, got {student.shape[1]}")
-    student, teacher = (x.view(len(x), 4, x.shape[1] // 4).div(tau).log_softmax(2) for x in (student, teacher))
+    student, teacher = (split_sides(x).div(tau).log_softmax(2) for x in (student, teacher))
     sides = F.kl_div(student, teacher, reduction="none", log_target=True).sum(2)
     scale = tau**2 / (student.shape[2] if bins == "mean" else 1)
     return mean_by_weight(scale * sides.mean(1), weight, avg_factor)
@@ -83,7 +81,7 @@ def ld_terms(
     * loss_ld: `ld_weight * sum` over positives of `ld_loss`, weighed by the student's largest class probability;
     * loss_ld_vlr: `vlr_weight / 4 * sum` over the valuable localisation region, weighed by `vlr_region`;
     * loss_kd: `class_weight * mean` over a level's positives of `class_tau^2 KL / C` between softmaxes of the class
-      logits (although the head is a sigmoid one: so released).
+      logits (although the head is a sigmoid one: as in the released program).
 
     Args:
         cls_student: class logits (N, C, H, W), or a list of levels; likewise the other maps.
@@ -103,7 +101,7 @@ def ld_terms(
         `dict(loss_ld=..., loss_ld_vlr=..., loss_kd=...)`, scalars, 0 without positives.
 
     Raises:
-        ValueError: for shapes or numbers of levels that differ.
+        ValueError: for shapes or numbers of levels that differ, also of the labels, weights and regions.
 
     References:
         Zheng et al., arXiv 2102.12252, sums and factors as in the released program: neither box term is divided by the
@@ -119,13 +117,14 @@ def ld_terms(
     levels: list[list[Any]] = [
         [x] if isinstance(x, Tensor) else list(x) for x in (cls_student, reg_student, cls_teacher, reg_teacher, labels)
     ]
-    check_pyramids(levels[0], levels[4])
     for x in (vlr_region, label_weights):
         levels.append([None] * len(levels[0]) if x is None else [x] if isinstance(x, Tensor) else list(x))
+    for others in levels[1:]:
+        check_pyramids(levels[0], others)
     sums: dict[str, Tensor] = {}
     for cls_s, reg_s, cls_t, reg_t, label, region, seen in zip(*levels, strict=True):
         student, teacher = paired_rows(cls_s, cls_t, "class logits")
-        label = label.reshape(-1)
+        label = one_each("labels", label, student)
         positive = (label >= 0) & (label < student.shape[1])
         score = torch.where(positive, student.detach().sigmoid().amax(1), 0.0)
         area = torch.zeros_like(score) if region is None else region
@@ -135,7 +134,7 @@ def ld_terms(
             reduction="none",
             log_target=True,
         ).mean(1)
-        counted = positive if seen is None else positive * seen.reshape(-1)
+        counted = positive * row_weights(student, seen)
         terms = {
             "loss_ld": ld_weight * ld_loss(reg_s, reg_t, score, tau=tau, avg_factor=1.0),
             "loss_ld_vlr": vlr_weight / 4 * ld_loss(reg_s, reg_t, area, tau=tau, avg_factor=1.0),

@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from freqkd.align import Maps, per_level
+from freqkd.align import Maps, check_level_maps, per_level
 from freqkd.losses.mse import squared_error
-from freqkd.utils.checks import WIDEST, as_maps, check_at_least, check_map, check_same_shape, check_whole, upcast
+from freqkd.utils.checks import WIDEST, as_maps, check_at_least, check_same_shape, check_whole, upcast
 
 __all__ = ["MGDLoss", "mgd_loss"]
 
@@ -181,12 +181,7 @@ class MGDLoss(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return the weighted loss; `keep` and `generator` as in `mgd_loss`."""
-        pairs = as_maps(student_feats, teacher_feats)
-        if len(pairs) != len(self.blocks):
-            raise ValueError(f"student_feats must have num_levels={len(self.blocks)} maps, got {len(pairs)}")
-        for level, ((student_feat, teacher_feat), channels) in enumerate(zip(pairs, self.channels)):
-            check_same_shape(student_feat, teacher_feat, f"features of level {level}")
-            check_map(f"student_feats[{level}]", student_feat, channels)
+        check_level_maps(student_feats, teacher_feats, self.channels)
         loss = mgd_loss(
             student_feats,
             teacher_feats,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from freqkd.losses.logits.loss import SAME_HEADS
 from freqkd.losses.logits.methods import kd_loss
 from freqkd.losses.logits.softening import standardize_logits
 from freqkd.utils.checks import check_at_least, check_flag, check_positive, check_same_shape, upcast
@@ -70,7 +71,7 @@ def mlkd_terms(
     if student_weak.dim() != 2 or len(student_weak) < 1:
         raise ValueError(f"student_weak must have the shape (N, C) with N at least 1, got {tuple(student_weak.shape)}")
     for tensor in (student_strong, teacher_weak, teacher_strong):
-        check_same_shape(student_weak, tensor, "views' logits")
+        check_same_shape(student_weak, tensor, "views' logits", SAME_HEADS)
     student_weak, student_strong = upcast(student_weak), upcast(student_strong)
     teacher_weak, teacher_strong = upcast(teacher_weak).detach(), upcast(teacher_strong).detach()
     probabilities = teacher_weak.softmax(1)

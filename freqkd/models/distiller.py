@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -230,9 +231,11 @@ class Distiller(BaseModel):
             if term.weight.wants_gradients or watched:
                 maps = term.select(student_feats[term.student_tap], "student")
                 place = (term.student_tap, term.student_levels)
-                if place not in task_norms:
-                    task_norms[place] = gradient_norm(task, maps)
-                self._measure(name, term, task_norms[place], gradient_norm(loss, maps), factor, watched)
+                with _named(name):
+                    if place not in task_norms:
+                        task_norms[place] = gradient_norm(task, maps)
+                    term_norm = gradient_norm(loss, maps)
+                self._measure(name, term, task_norms[place], term_norm, factor, watched)
             losses[f"distill.{name}"] = loss * (term.weight.value() * factor)
         self._iteration += 1
         return losses
@@ -240,15 +243,13 @@ class Distiller(BaseModel):
     @staticmethod
     def _term_loss(name: str, term: DistillTerm, batch: Batch) -> Tensor:
         """Return a term's unweighted loss."""
-        try:
+        with _named(name):
             student = term.select(batch.student_feats[term.student_tap], "student")
             teacher: list[Tensor] = []
             if term.teacher_tap in term.teacher_paths:
                 teacher = term.select(batch.teacher_feats[term.teacher_tap], "teacher")
             term.advance()
             return term(student, teacher, batch)
-        except ValueError as error:
-            raise ValueError(f"terms.{name}: {error}") from None
 
     def _with_own_maps(self, name: str, term: DistillTerm, batch: Batch) -> Batch:
         """Give a term the student's maps as tensors of its own, so that its gradient can be told from all others."""
@@ -277,6 +278,15 @@ class Distiller(BaseModel):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         from_student_keys(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@contextmanager
+def _named(term: str) -> Iterator[None]:
+    """Put a term's name before the message of a ValueError that is raised in the block."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"terms.{term}: {error}") from None
 
 
 def _paths(of_terms: Iterable[Iterable[str]]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from mmengine.registry import Registry
 
 from freqkd.registry import MODELS
-from freqkd.utils.checks import nearest
+from freqkd.utils.checks import did_you_mean, nearest
 from freqkd.utils.errors import worded
 
 T = TypeVar("T")
@@ -44,8 +44,7 @@ def check_options(name: str, kind: Callable[..., Any], options: Collection[str])
     if not any(one.kind is one.VAR_KEYWORD for one in parameters):
         for option in options:
             if option not in known:
-                close = nearest(option, known, 1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = did_you_mean(option, known)
                 raise ValueError(f"{name} takes {', '.join(known) or 'no options'}, got {option!r}{hint}")
     lacking = [one.name for one in parameters if one.name in known and one.default is one.empty]
     lacking = [one for one in lacking if one not in options]

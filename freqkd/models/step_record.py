@@ -59,8 +59,8 @@ class Finding:
     def __str__(self) -> str:
         more = f" and {self.others} more" if self.others else ""
         if self.kind in ("data", "weight"):
-            what = "the data" if self.kind == "data" else "already before the step the weights"
-            return f"{what} {'is' if self.kind == 'data' else 'were'} not finite: {self.name}{more}"
+            what = "the data are not finite" if self.kind == "data" else "the weights were not finite before the step"
+            return f"{what}: {self.name}{more}"
         where = ""
         if self.tap:
             levels = " and ".join(map(str, self.levels))

@@ -92,10 +92,10 @@ class DistillTerm(nn.Module):
         self.schedule = make("schedule", TermSchedule, schedule)
         self.adapter: HeadAdapter | None = build_part("adapter", adapter)
         if not isinstance(self.adapter, (HeadAdapter, type(None))):
-            raise ValueError(f"adapter must be dict(type='freqkd....') of an adapter, got {adapter!r}")
+            raise ValueError(f"adapter must be dict(type='freqkd.NAME', ...) of an adapter, got {adapter!r}")
         for name, part in (("loss", self.loss), ("align", self.align)):
             if not isinstance(part, nn.Module) and not (part is None and name == "align"):
-                raise ValueError(f"{name} must be dict(type='freqkd....'), got {part!r}")
+                raise ValueError(f"{name} must be dict(type='freqkd.NAME', ...), got {part!r}")
         if prompts is not None and not self.needs_prompts:
             raise ValueError(
                 f"prompts must be left out: {type(self.loss).__name__} has no prompts to load, got {prompts!r}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
 from freqkd.utils.checks import check_at_least, check_positive, check_whole
@@ -33,8 +33,8 @@ def gradient_norm(loss: Tensor, maps: Sequence[Tensor]) -> Tensor:
     wanted = [tensor for tensor in maps if tensor.requires_grad]
     if not wanted:
         raise ValueError(
-            "a ratio weight needs tapped student features that carry a gradient, but none does: the tapped part of "
-            "the student is frozen; tap a later module or give the weight as a number"
+            "a ratio weight and monitor= need tapped student features that carry a gradient, but none does: the tapped part "
+            "of the student is frozen; tap a later module, or give the weight as a number and set monitor=0"
         )
     norm = loss.new_zeros((), dtype=torch.float64)
     scales = _SCALES if any(tensor.dtype == torch.float16 for tensor in wanted) else (1.0,)
@@ -45,8 +45,7 @@ def gradient_norm(loss: Tensor, maps: Sequence[Tensor]) -> Tensor:
         norm = torch.stack(squares).sum().sqrt() / scale if squares else norm
         if torch.isfinite(norm):
             break
-    if get_world_size() > 1:
-        all_reduce(norm, op="mean")
+    all_reduce(norm, op="mean")
     return norm
 
 

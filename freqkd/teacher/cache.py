@@ -160,7 +160,10 @@ class CachedTeacher:
             found[place] = self._get(views[place], size)
         entries = [entry for entry in found if entry is not None]
         if len(entries) < len(views):
-            raise CheckpointError(f"teacher cache {self.dir} loses files while it is used; leave it alone during a run")
+            raise CheckpointError(
+                f"files of teacher cache {self.dir} were deleted during the run; do not delete or move them while a run uses "
+                "the folder"
+            )
         return entries
 
     def check(self, source: Source) -> dict[str, Any]:
@@ -200,7 +203,8 @@ class CachedTeacher:
         """
         entry = read_entry(entry_path(self.dir, view.image, view.view))
         if entry is not None and (entry.pixels, entry.size) != (view.pixels, size):
-            what = "other pixels" if entry.size == size else f"another size ({entry.size} there, {size} here)"
+            sizes = f"another size ({entry.size} in the cache, {size} in this run)"
+            what = "other pixels" if entry.size == size else sizes
             raise CheckpointError(
                 f"teacher cache {self.dir}: view {view.view} of image {view.image} has {what} than when it was stored: the "
                 "images or the packages that read them have changed, or a transform draws from a random generator of its "
@@ -220,7 +224,7 @@ class CachedTeacher:
         needed = max(0, total - there) * bytes_each
         print_log(
             f"teacher cache {self.dir}: {in_words(bytes_each)} a view, {in_words(total * bytes_each)} for {key['views']} views "
-            f"of {key['images']} images; {there} of {total} views are there, {in_words(needed)} to come, "
+            f"of {key['images']} images; {there} of {total} views are stored, {in_words(needed)} to come, "
             f"{in_words(free)} free",
             "current",
         )

@@ -74,10 +74,10 @@ def fill_cache(model: Any, dataset: FixedViews, batch_size: int = 1, num_workers
         stored += new
         if time.monotonic() - reported > _PAUSE:
             reported = time.monotonic()
-            print(f"{count_entries(teacher.dir)} of {total} views are there, {stored} of them stored by this process")
+            print(f"{count_entries(teacher.dir)} of {total} views are stored, {stored} of them by this process")
     used = used_bytes(teacher.dir)
     print(
-        f"{teacher.dir}: {count_entries(teacher.dir)} of {total} views are there, {stored} of them new, "
+        f"{teacher.dir}: {count_entries(teacher.dir)} of {total} views are stored, {stored} of them new, "
         f"{in_words(used)} ({used} bytes)"
     )
     return stored

@@ -97,7 +97,7 @@ def check_manifest(folder: Path, found: Mapping[str, Any], key: Mapping[str, Any
     """Refuse a cache that was made for something else.
 
     Raises:
-        CheckpointError: something differs; the message names all that does, as it is there and here.
+        CheckpointError: something differs; the message names all that does, as it is in the cache and in this run.
     """
     faults = []
     for part, words in WORDS.items():
@@ -109,7 +109,7 @@ def check_manifest(folder: Path, found: Mapping[str, Any], key: Mapping[str, Any
             there, here = first_difference(*lines)
         elif part == "teacher":
             there, here = str(there)[:12], str(here)[:12]
-        faults.append(f"{words} ({there} there, {here} here)")
+        faults.append(f"{words} ({there} in the cache, {here} in this run)")
     if faults:
         raise CheckpointError(
             f"teacher cache {folder} was made for something else: {'; '.join(faults)}; name another dir in teacher.cache, or "

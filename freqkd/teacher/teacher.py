@@ -219,7 +219,7 @@ class Teacher:
         model.to(device)
 
     def ready_heads(self) -> None:
-        """Put the heads in train mode, with statistics frozen: some give something else in eval mode."""
+        """Put the heads in train mode, statistics frozen: in eval mode, mmdet's VFNetHead returns two values, not three."""
         for name, child in self.model.named_children():
             if name not in ("backbone", "neck", "data_preprocessor"):
                 child.train()

@@ -25,6 +25,16 @@ def nearest(name: str, options: Iterable[str], count: int = 3) -> list[str]:
     return difflib.get_close_matches(name, list(options), n=count, cutoff=0.4)
 
 
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return the end of a message that names the option most like `name`; nothing where none is like it.
+
+    >>> did_you_mean("nekc", ["neck", "backbone"]), did_you_mean("nekc", ["head"])
+    ("; did you mean 'neck'?", '')
+    """
+    close = nearest(name, options, 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Raise ValueError unless `value` is one of `choices`.
 
@@ -36,8 +46,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     options = list(choices)
     if value in options:
         return
-    close = nearest(str(value), options, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(str(value), options)
     raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}{hint}")
 
 
@@ -140,8 +149,14 @@ def check_map(name: str, value: Tensor, channels: int | None = None) -> None:
         raise ValueError(f"{name} must have {channels} channels, got {value.shape[1]} (shape {tuple(value.shape)})")
 
 
-def check_same_shape(student: Tensor, teacher: Tensor, what: str = "feature") -> None:
-    """Raise ValueError where student and teacher differ in shape; the message names the align to add."""
+def check_same_shape(student: Tensor, teacher: Tensor, what: str = "feature", fix: str = "") -> None:
+    """Raise ValueError where student and teacher differ in shape; the message ends with `fix`, or names the align to add.
+
+    >>> check_same_shape(torch.ones(2, 80), torch.ones(2, 20), "logits", fix="both heads need the same classes")
+    Traceback (most recent call last):
+    ...
+    ValueError: student and teacher logits must have the same shape, got (2, 80) and (2, 20); both heads need the same classes
+    """
     if student.shape == teacher.shape:
         return
     if student.dim() == teacher.dim() and student.dim() > 1 and student.shape[1] != teacher.shape[1]:
@@ -149,8 +164,8 @@ def check_same_shape(student: Tensor, teacher: Tensor, what: str = "feature") ->
     else:
         align = "ResizeAlign()"
     raise ValueError(
-        f"student and teacher {what} must have the same shape, got {tuple(student.shape)} and {tuple(teacher.shape)}; add "
-        f"an align, e.g. {align}"
+        f"student and teacher {what} must have the same shape, got {tuple(student.shape)} and {tuple(teacher.shape)}; "
+        f"{fix or f'add an align, e.g. {align}'}"
     )
 
 
@@ -209,8 +224,7 @@ def resolve_choice(name: str, spec: object, table: Mapping[str, type[T]], base: 
     known = list(inspect.signature(table[kind]).parameters)
     for option in options:
         if option not in known:
-            close = nearest(option, known, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(option, known)
             raise ValueError(
                 f"{name}=dict(type={kind!r}, ...) takes {', '.join(known) or 'no options'}, got {option!r}{hint}"
             )

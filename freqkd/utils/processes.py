@@ -10,13 +10,14 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import get_rank, get_world_size, init_dist
+from mmengine.dist import all_reduce, get_rank, get_world_size, init_dist
 from mmengine.model import is_model_wrapper
 from mmengine.utils.dl_utils import set_multi_processing
-from torch import nn
+from torch import Tensor, nn
 
 # Messages of torch.distributed's backends when another process has ended.
 _LOST = re.compile(
@@ -127,6 +128,13 @@ def _cpu_group() -> Any:
 @cache
 def _gloo_beside(world: Any) -> Any:
     return dist.new_group(backend="gloo")
+
+
+def mean_over_processes(number: float, device: torch.device) -> Tensor:
+    """Return the mean of a number that every process has, as a tensor on a device."""
+    mean = torch.tensor(float(number), device=device)
+    all_reduce(mean, op="mean")
+    return mean
 
 
 def unwrapped(model: nn.Module) -> Any:

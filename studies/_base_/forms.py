@@ -65,6 +65,13 @@ methods = {
             loss_form=dict(loss=dict(type="freqkd.FreeKDLoss", preset="details")),
         )
     ),
+    "details-falling": dict(
+        terms=dict(
+            loss_form=dict(
+                loss=dict(type="freqkd.FreeKDLoss", preset="details"), schedule=dict(decay="cosine", by_epoch=False)
+            )
+        )
+    ),
     "class-details": dict(
         terms=dict(loss_form=dict(align=None, loss=dict(type="freqkd.FreeKDLoss", preset="details")))
     ),

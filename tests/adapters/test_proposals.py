@@ -4,11 +4,9 @@ import copy
 
 import pytest
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.structures import InstanceData
 
 import freqkd.registry  # noqa: F401
 from freqkd.adapters.base import Batch
@@ -66,31 +64,8 @@ def distiller(folder, student=None, teacher_config=None, **options):
 
 
 @pytest.fixture
-def batch():
-    """Two images of 64 x 96 with two objects each."""
-    samples = []
-    for _ in range(2):
-        meta = dict(img_shape=(64, 96), ori_shape=(64, 96), pad_shape=(64, 96), batch_input_shape=(64, 96))
-        sample = DetDataSample(metainfo=dict(meta, scale_factor=(1, 1)))
-        boxes = torch.tensor([[4.0, 6.0, 40.0, 50.0], [50.0, 10.0, 90.0, 60.0]])
-        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2]))
-        sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.zeros(0, dtype=torch.long))
-        samples.append(sample)
-    torch.manual_seed(2)
-    return torch.randn(2, 3, 64, 96), samples
-
-
-@pytest.fixture
-def spy(monkeypatch):
-    """What the adapter handed to the loss, call by call, with what it read."""
-    calls, original = [], ProposalLogits.__call__
-
-    def watched(self, student_feats, teacher_feats, batch):
-        calls.append((original(self, student_feats, teacher_feats, batch), batch))
-        return calls[-1][0]
-
-    monkeypatch.setattr(ProposalLogits, "__call__", watched)
-    return calls
+def spy(watch):
+    return watch(ProposalLogits)
 
 
 def test_rows_are_the_students_proposals_with_the_labels_of_its_loss(tmp_path, batch, spy):

@@ -1,4 +1,4 @@
-"""Fixtures of the logit vectors (../vectors/README.md)."""
+"""Fixtures: one seed for every test, and the logit vectors (../vectors/README.md)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from torch import Tensor
 
 Case = tuple[dict[str, Tensor], dict[str, Any]]
 VECTORS = Path(__file__).parents[1] / "vectors"
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
 
 
 @lru_cache

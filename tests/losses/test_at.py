@@ -8,11 +8,6 @@ import torch
 from freqkd.losses import ATLoss, at_loss
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_it_equals_the_program_of_mmrazor(logit_case, seed: int) -> None:
     case, _ = logit_case("at_official", f"s{seed}")

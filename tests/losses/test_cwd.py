@@ -81,6 +81,16 @@ def test_levels_count_by_their_channels() -> None:
     torch.testing.assert_close(both, (2 * each[0] + each[1]) / 3)
 
 
+def test_each_level_has_labels_of_its_own_shape() -> None:
+    first, second = _maps(2, 3, 4, 6), _maps(2, 3, 2, 3)
+    targets = [torch.zeros(2, 4, 6, dtype=torch.long), torch.zeros(2, 2, 3, dtype=torch.long)]
+    for target in targets:
+        target[:, :, -1] = 255
+    both = cwd_loss([first[0], second[0]], [first[1], second[1]], targets, ignore_index=255)
+    each = [cwd_loss(s[..., :-1], t[..., :-1]) for s, t in (first, second)]
+    torch.testing.assert_close(both, (each[0] + each[1]) / 2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("scale", [0.0, 1e4])
 def test_finite(dtype: torch.dtype, scale: float) -> None:
@@ -106,6 +116,14 @@ def test_one_position_is_zero() -> None:
         (lambda s, t: cwd_loss(s[0], t[0]), r"\(N, C, H, W\)"),
         (lambda s, t: cwd_loss(s, t, ignore_index=255), "target must be given"),
         (lambda s, t: cwd_loss(s, t, torch.zeros(2, 3, 3), ignore_index=0), "target must have the shape"),
+        (
+            lambda s, t: cwd_loss(s[..., :3], t[..., :3], torch.zeros(2, 3, 4), ignore_index=0),
+            r"the shape \(N, H, W\) of the maps, \(2, 4, 3\), got \(2, 3, 4\)",
+        ),
+        (
+            lambda s, t: cwd_loss([s, s[..., :2]], [t, t[..., :2]], torch.zeros(2, 4, 4), ignore_index=0),
+            r"of the maps, \(2, 4, 2\), got \(2, 4, 4\)",
+        ),
         (lambda s, t: cwd_loss([s, s], [t, t], [torch.zeros(2, 4, 4)], ignore_index=0), "each of the 2 maps"),
     ],
 )

@@ -15,11 +15,6 @@ BOXES = [torch.tensor([[8.0, 8.0, 40.0, 30.0], [16.0, 4.0, 30.0, 60.0]]), NONE]
 SIZES = [(64, 72), (64, 72)]
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def ground_truth(case: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
     images = range(len(case["y_s"]))
     sizes = [tuple(int(length) for length in case[f"img_shape{image}"]) for image in images]

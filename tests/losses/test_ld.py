@@ -10,13 +10,15 @@ from torch import Tensor
 
 from freqkd.losses.bckd import BCKDLoss, bckd_terms
 from freqkd.losses.boxes import box_iou_loss, distribution_boxes, mean_by_weight, quality_focal_loss
-from freqkd.losses.crosskd import CrossKDLoss, align_statistics, crosskd_terms
+from freqkd.losses.crosskd import CrossKDLoss, align_statistics, crosskd_box_terms, crosskd_terms
 from freqkd.losses.ld import LDLoss, ld_loss, ld_terms, valuable_region
 from freqkd.losses.logits.methods import kd_loss
 from freqkd.losses.mlkd import MLKDLoss, mlkd_terms
 
 torch.set_num_threads(1)
 SIZES = [(4, 3), (2, 2)]
+HEADS = r"both heads need the same classes \(or bins\) and map sizes$"
+WEIGHTS = "label_weights must have one entry for each"
 
 
 def _head(dtype: torch.dtype = torch.float64, classes: int = 3, bins: int = 5) -> dict[str, list[Tensor]]:
@@ -197,7 +199,30 @@ def test_mlkd_of_one_temperature_by_hand() -> None:
         (lambda h: ld_loss(h["cls_s"][0], h["cls_t"][0]), "a multiple of 4 channels, got 3"),
         (lambda h: ld_loss(h["reg_s"][0], h["reg_t"][1]), "box distributions must have the same shape"),
         (lambda h: ld_loss(h["reg_s"][0], h["reg_t"][0], torch.ones(3)), "each of the 24 positions, got 3"),
+        (lambda h: ld_loss(h["reg_s"][0], h["cls_t"][0]), f"got .* and .*; {HEADS}"),
         (lambda h: ld_terms(*_maps(h), h["labels"][:1]), "the same number of maps"),
+        (lambda h: ld_terms(*[m[:n] for m, n in zip(_maps(h), (2, 1, 2, 2))], h["labels"]), "one, got 2 and 1"),
+        (lambda h: ld_terms(*_maps(h), h["labels"], h["labels"][:1]), "one, got 2 and 1"),
+        (lambda h: ld_terms(*_maps(h), h["labels"], None, h["labels"][:1]), "one, got 2 and 1"),
+        (
+            lambda h: ld_terms(*_maps(h), h["labels"][::-1]),
+            "labels must have one entry for each of the 24 positions, got 8",
+        ),
+        (
+            lambda h: ld_terms(*_maps(h), h["labels"], None, h["labels"][::-1]),
+            f"{WEIGHTS} of the 24 positions, got 8",
+        ),
+        (lambda h: crosskd_terms(*_maps(h), torch.ones(3), avg_factor=1.0), f"{WEIGHTS} of the 32 positions, got 3"),
+        (lambda h: bckd_terms(*_maps(h), torch.ones(1), avg_factor=1.0), f"{WEIGHTS} of the 32 positions, got 1"),
+        (
+            lambda h: crosskd_box_terms(*[x[0] for x in _maps(h)], torch.ones(3), avg_factor=1.0),
+            f"{WEIGHTS} of the 24 positions, got 3",
+        ),
+        (lambda h: distribution_boxes(torch.ones(2, 6)), "a multiple of 4 channels, got 6"),
+        (
+            lambda h: bckd_terms(h["cls_s"], h["cls_s"], h["cls_t"], h["cls_t"], avg_factor=1.0),
+            "box distributions must have a multiple of 4 channels, got 3",
+        ),
         (lambda h: LDLoss(class_tau=0.0), "class_tau must be above 0"),
         (lambda h: LDLoss(ld_weight=-1.0), "ld_weight must be at least 0"),
         (lambda h: BCKDLoss(box_weight=-1.0), "box_weight must be at least 0"),
@@ -208,10 +233,12 @@ def test_mlkd_of_one_temperature_by_hand() -> None:
         ),
         (lambda h: box_iou_loss(torch.ones(2, 4), torch.ones(2, 4), kind="diou"), "kind must be one of"),
         (lambda h: box_iou_loss(torch.ones(2, 5), torch.ones(2, 5)), r"the shape \(M, 4\)"),
+        (lambda h: box_iou_loss(torch.ones(2, 4), torch.ones(3, 4)), HEADS),
         (lambda h: quality_focal_loss(h["cls_s"], h["cls_t"], beta=0.5), "beta must be 0 or at least 1"),
         (lambda h: align_statistics(h["cls_s"][0], h["reg_t"][0]), "teacher_feat must have 3 channels, got 20"),
         (lambda h: valuable_region(torch.ones(3, 4), [2], torch.ones(1, 4)), "must sum to the 3 boxes"),
         (lambda h: mlkd_terms(*[h["cls_s"][0]] * 4), r"student_weak must have the shape \(N, C\)"),
+        (lambda h: mlkd_terms(*[torch.ones(2, 80)] * 2, *[torch.ones(2, 20)] * 2), rf"\(2, 20\); {HEADS}"),
         (lambda h: MLKDLoss(tau=0.0), "tau must be above 0"),
     ],
 )

@@ -11,11 +11,6 @@ from freqkd.losses import MGDLoss, mgd_loss
 from freqkd.losses.mgd import GenerationBlock, keep_mask
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def masked(feat: torch.Tensor) -> torch.Tensor:
     """A mask that keeps every other position."""
     n, _, h, w = feat.shape

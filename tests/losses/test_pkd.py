@@ -9,11 +9,6 @@ from torch import Tensor
 from freqkd.losses.pkd import PKDLoss, pkd_loss
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_it_equals_the_program_of_mmrazor(feature_case, seed: int) -> None:
     case = feature_case("pkd_official", seed)

@@ -102,7 +102,7 @@ def test_every_trained_parameter_gets_a_gradient_and_the_teacher_none(distill, s
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.teacher.model.parameters())
 
 
-def test_a_share_weight_gives_the_term_that_share_of_the_gradient_at_the_tap(distill, small, freekd_term):
+def test_a_ratio_weight_gives_the_term_that_ratio_of_the_gradient_at_the_tap(distill, small, freekd_term):
     model = distill(
         "detection", terms=dict(loss_freekd=freekd_term("detection", weight=dict(ratio=0.25, iters=1)))
     ).train()
@@ -117,16 +117,16 @@ def test_a_share_weight_gives_the_term_that_share_of_the_gradient_at_the_tap(dis
     assert float(norms[1] / norms[0]) == pytest.approx(0.25, rel=1e-4)
 
 
-def test_the_monitor_logs_share_weight_and_norms(distill, small, freekd_term):
+def test_the_monitor_logs_ratio_weight_and_norms(distill, small, freekd_term):
     hub = MessageHub.get_instance("monitored")
     model = distill(
         "detection", terms=dict(loss_freekd=freekd_term("detection", weight=dict(ratio=0.5, iters=9))), monitor=2
     )
     for _ in range(3):
         loss_of(model.train(), small.raw("detection"))
-    shares = hub.get_scalar("train/ratio/loss_freekd").data[0]
-    assert len(shares) == 2
-    assert shares[0] == pytest.approx(0.5, rel=1e-4)
+    ratios = hub.get_scalar("train/ratio/loss_freekd").data[0]
+    assert len(ratios) == 2
+    assert ratios[0] == pytest.approx(0.5, rel=1e-4)
     assert hub.get_scalar("train/grad_norm/task").current() > 0
     assert hub.get_scalar("train/weight/loss_freekd").current() > 0
 

@@ -4,7 +4,11 @@ import math
 
 import pytest
 import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 
+from freqkd.losses import MSELoss
+from freqkd.models import Distiller, DistillTerm
 from freqkd.models.weight import FixedWeight, RatioWeight, build_weight, gradient_norm
 
 
@@ -55,8 +59,41 @@ def test_large_gradients_in_half_precision_do_not_overflow():
 
 
 def test_features_without_a_gradient_are_refused():
-    with pytest.raises(ValueError, match="a ratio weight needs tapped student features that carry a gradient"):
+    words = (
+        "a ratio weight and monitor= need tapped student features .* or give the weight as a number and set monitor=0$"
+    )
+    with pytest.raises(ValueError, match=words):
         gradient_norm(torch.tensor(1.0, requires_grad=True), [torch.zeros(2)])
+
+
+@MODELS.register_module(force=True)
+class TwoLayers(BaseModel):
+    def __init__(self):
+        super().__init__(dict(type="ImgDataPreprocessor"))
+        self.backbone, self.head = torch.nn.Conv2d(3, 2, 1), torch.nn.Conv2d(2, 1, 1)
+
+    def forward(self, inputs, data_samples=None, mode="tensor"):
+        return dict(loss_task=self.head(self.backbone(inputs)).mean())
+
+
+@pytest.mark.parametrize(
+    ("weight", "monitor", "refused"),
+    [(2.0, 1, True), (dict(ratio=0.5), 0, True), (2.0, 0, False)],
+)
+def test_a_measurement_at_a_frozen_tap_is_refused_with_the_terms_name(weight, monitor, refused, tmp_path):
+    student, teacher = TwoLayers(), TwoLayers()
+    torch.save(dict(state_dict=teacher.state_dict()), tmp_path / "teacher.pth")
+    held = dict(config=dict(model=dict(type="mmengine.TwoLayers")), checkpoint=str(tmp_path / "teacher.pth"))
+    term = DistillTerm(MSELoss(), "backbone", weight=weight)
+    model = Distiller(student, held, dict(loss_mse=term), monitor=monitor).train()
+    student.backbone.requires_grad_(False)
+    images = torch.randn(1, 3, 4, 4)
+    if refused:
+        with pytest.raises(ValueError, match=r"^terms.loss_mse: a ratio weight and monitor= need .* set monitor=0$"):
+            model(images, mode="loss")
+    else:
+        expected = 2 * (student.backbone(images) - teacher.backbone(images)).square().mean()
+        torch.testing.assert_close(model(images, mode="loss")["distill.loss_mse"], expected.detach())
 
 
 def test_a_weight_is_a_ratio_of_running_means_and_freezes():

@@ -1,4 +1,4 @@
-"""A share weight answers to the task's gradient alone: not to the term's scale, nor to an interruption."""
+"""A ratio weight answers to the task's gradient alone: not to the term's scale, nor to an interruption."""
 
 import json
 import os

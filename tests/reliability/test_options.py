@@ -38,13 +38,13 @@ def test_prompts_for_a_loss_without_prompts_are_refused(prompts: str) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("loss", "freqkd.MSELoss", "loss must be dict(type='freqkd....'), got 'freqkd.MSELoss'"),
-        ("loss", None, "loss must be dict(type='freqkd....'), got None"),
-        ("align", 8, "align must be dict(type='freqkd....'), got 8"),
+        ("loss", "freqkd.MSELoss", "loss must be dict(type='freqkd.NAME', ...), got 'freqkd.MSELoss'"),
+        ("loss", None, "loss must be dict(type='freqkd.NAME', ...), got None"),
+        ("align", 8, "align must be dict(type='freqkd.NAME', ...), got 8"),
         (
             "adapter",
             "freqkd.SegLogits",
-            "adapter must be dict(type='freqkd....') of an adapter, got 'freqkd.SegLogits'",
+            "adapter must be dict(type='freqkd.NAME', ...) of an adapter, got 'freqkd.SegLogits'",
         ),
         ("student_tap", ["neck"], "student_tap must be the path of a module, e.g. 'neck', got ['neck']"),
         ("student_tap", "", "student_tap must be the path of a module, e.g. 'neck', got ''"),

@@ -193,8 +193,8 @@ def test_the_disk_it_needs_is_said_once(cached, photos, step, capsys, monkeypatc
     words = [line.split("cache: ")[1] for line in capsys.readouterr().out.splitlines() if "a view, " in line]
     # P3 to P7 of 64x96 with 16 channels: 16 (96 + 24 + 6 + 2 + 1) halves and a header, in pages of 4 KiB.
     assert words == [
-        "8.2 kB a view, 49.2 kB for 2 views of 3 images; 0 of 6 views are there, 49.2 kB to come, 10.0 MB free",
-        "8.2 kB a view, 49.2 kB for 2 views of 3 images; 2 of 6 views are there, 32.8 kB to come, 10.0 MB free",
+        "8.2 kB a view, 49.2 kB for 2 views of 3 images; 0 of 6 views are stored, 49.2 kB to come, 10.0 MB free",
+        "8.2 kB a view, 49.2 kB for 2 views of 3 images; 2 of 6 views are stored, 32.8 kB to come, 10.0 MB free",
     ]
     stored = entry_path(model.teacher.dir, 0, 0).stat().st_size
     assert 2 * 16 * 129 <= stored <= 8192

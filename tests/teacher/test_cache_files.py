@@ -179,7 +179,7 @@ def test_filling_continues_where_it_stopped(cached, photos, step, task, monkeypa
     assert fill_cache(cached(task), views, batch_size=4) == 4
     assert fill_cache(cached(task), views) == 0
     total = sum(path.stat().st_size for path in model.teacher.dir.rglob("*.safetensors"))
-    assert f"6 of 6 views are there, 0 of them new, {total / 1000:.1f} kB ({total} bytes)" in capsys.readouterr().out
+    assert f"6 of 6 views are stored, 0 of them new, {total / 1000:.1f} kB ({total} bytes)" in capsys.readouterr().out
     ran = step.runs(model)
     step.losses(model, step.batch(model, views, (0, 0), (2, 1)))
     assert ran == []

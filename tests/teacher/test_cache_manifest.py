@@ -21,21 +21,24 @@ def other_weights(folder, teachers):
     ("change", "words"),
     [
         (dict(), None),
-        (dict(weights=True), r"teacher's weights \([0-9a-f]{12} there, [0-9a-f]{12} here\)"),
+        (dict(weights=True), r"teacher's weights \([0-9a-f]{12} in the cache, [0-9a-f]{12} in this run\)"),
         (
             dict(option={"model.neck.start_level": 1, "model.backbone.style": "caffe"}),
-            r"teacher's config .*caffe.* here\)",
+            r"teacher's config .*caffe.* in this run\)",
         ),
         (
             dict(option={"model.data_preprocessor.pad_value": 7}),
-            r"normalisation \(.*padding 0 there, .*padding 7 here\)",
+            r"normalisation \(.*padding 0 in the cache, .*padding 7 in this run\)",
         ),
-        (dict(taps=("neck", "head")), r"taps \(\['neck'\] there, \['bbox_head.retina_cls', 'neck'\] here\)"),
-        (dict(divisor=16), r"padding of the images \(multiples of 32 there, multiples of 16 here\)"),
-        (dict(count=4), r"number of images \(3 there, 4 here\)"),
-        (dict(seed=5), r"seed of the views \(0 there, 5 here\)"),
-        (dict(transforms=("Noise()", "Flip(0.5)")), r"pipeline \(nothing there, 'Flip\(0.5\)' here\)"),
-        (dict(metainfo=("b",)), r"data set \(.*\"a\".* there, .*\"b\".* here\)"),
+        (
+            dict(taps=("neck", "head")),
+            r"taps \(\['neck'\] in the cache, \['bbox_head.retina_cls', 'neck'\] in this run\)",
+        ),
+        (dict(divisor=16), r"padding of the images \(multiples of 32 in the cache, multiples of 16 in this run\)"),
+        (dict(count=4), r"number of images \(3 in the cache, 4 in this run\)"),
+        (dict(seed=5), r"seed of the views \(0 in the cache, 5 in this run\)"),
+        (dict(transforms=("Noise()", "Flip(0.5)")), r"pipeline \(nothing in the cache, 'Flip\(0.5\)' in this run\)"),
+        (dict(metainfo=("b",)), r"data set \(.*\"a\".* in the cache, .*\"b\".* in this run\)"),
         (dict(views=3), r"views must be the views of freqkd.FixedViews, 3, got 2"),
     ],
 )
@@ -61,7 +64,7 @@ def test_a_cache_made_for_anything_else_is_refused(
         assert ("name another dir in teacher.cache, or delete this one" in str(refusal.value)) == (
             "views" not in change
         )
-        assert str(refusal.value).count(" there, ") == (0 if "views" in change else 1)
+        assert str(refusal.value).count(" in the cache, ") == (0 if "views" in change else 1)
     assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")) == before
 
 
@@ -70,7 +73,7 @@ def test_another_number_of_views_is_another_cache(cached, photos, step, tmp_path
     step.losses(model, step.batch(model, photos(), (0, 0)))
     other = cached()
     other.teacher.views = 3
-    with pytest.raises(CheckpointError, match=r"made for something else: views \(2 there, 3 here\)"):
+    with pytest.raises(CheckpointError, match=r"made for something else: views \(2 in the cache, 3 in this run\)"):
         step.losses(other, step.batch(other, photos(views=3), (0, 0)))
 
 

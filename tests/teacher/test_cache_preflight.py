@@ -84,7 +84,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("what", list(CHANGES))
 def test_a_cache_made_for_something_else_is_refused_before_the_run(refused, filled, what):
-    words = ("was made for something else", f"{what} (", " there, ", "name another dir in teacher.cache")
+    words = ("was made for something else", f"{what} (", " in the cache, ", "name another dir in teacher.cache")
     refused(filled, CHANGES[what], *words)
 
 

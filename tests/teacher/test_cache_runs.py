@@ -71,11 +71,11 @@ def test_a_cache_that_was_filled_trains_without_a_run_of_the_teacher(
     path = config(task, kind)
     assert tool("cache_teacher", path) == 0
     size = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*.safetensors"))
-    assert f"12 of 12 views are there, 12 of them new, {size / 1e6:.1f} MB ({size} bytes)" in capsys.readouterr().out
+    assert f"12 of 12 views are stored, 12 of them new, {size / 1e6:.1f} MB ({size} bytes)" in capsys.readouterr().out
     assert sum(teacher_runs) == 12
     del teacher_runs[:]
     assert tool("cache_teacher", path) == 0
-    assert "12 of 12 views are there, 0 of them new" in capsys.readouterr().out
+    assert "12 of 12 views are stored, 0 of them new" in capsys.readouterr().out
     steps, forward = [], DistillTerm.forward
     monkeypatch.setattr(DistillTerm, "forward", lambda *args: steps.append(1) or forward(*args))
     assert tool("train", path, "--work-dir", tmp_path / "run") == 0

@@ -99,7 +99,7 @@ def find_resumable(config: Config, trust: bool = False) -> tuple[str, dict[str, 
             damaged.append(str(error))
             continue
         if _is_training(checkpoint):
-            for fault in damaged:
+            for fault in damaged if get_rank() == 0 else ():
                 print(f"--resume continues from {path}, because {fault}", file=sys.stderr)
             return str(path), checkpoint
     if damaged:

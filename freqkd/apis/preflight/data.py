@@ -25,7 +25,7 @@ from freqkd.utils.compat import read_config
 from freqkd.utils.errors import worded
 from freqkd.utils.slots import describe, refuse
 
-LARGE = 50_000_000  # bytes; an annotation file of this size is not read twice
+LARGE = 50_000_000  # bytes; a larger annotation file is not read twice, and a metric that reads it not built
 MOST_IMAGES, MOST_MAPS, MOST_RUN = 5_000, 64, 4  # whose files are checked, that are read, that run through the pipeline
 HEADS = ("bbox_head", "mask_head", "roi_head", "decode_head", "auxiliary_head")
 _CODE = (".pkl", ".pickle", ".yaml", ".yml")  # formats whose readers can run code

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
@@ -19,12 +18,11 @@ from freqkd.utils.errors import worded
 _OTHER_CHANNELS = re.compile(r"to have \d+ channels, but got")  # torch, of a convolution
 
 
-def try_steps(config: Config, model: Any, optimizers: Any, samples: Mapping[str, Any]) -> None:
+def try_steps(model: Any, optimizers: Any, samples: Mapping[str, Any]) -> None:
     """Train a model for one step and let it predict, as its Runner would.
 
     Args:
-        config: the config of the training.
-        model: built from it; its weights and buffers change.
+        model: built from the config of the training; its weights and buffers change.
         optimizers: the optimizer wrapper of the model; None: no training step is taken.
         samples: one sample of each split, see `check_data`.
 

@@ -47,7 +47,7 @@ def check_model(
         check_manifest(model, config)
         if checkpoint is not None:
             _check_state(model, config, checkpoint)
-        try_steps(config, model, optimizers, samples or {})
+        try_steps(model, optimizers, samples or {})
 
 
 def _check_state(model: nn.Module, config: Config, checkpoint: Mapping[str, Any]) -> None:

@@ -35,12 +35,12 @@ from mmengine.runner import Runner, get_priority
 from torch import nn
 from torch.utils.data import DataLoader
 
+from freqkd.apis.preflight.data import LARGE
 from freqkd.models.options import check_options, unknown_type
 from freqkd.utils.checks import check_at_least, check_choice
 from freqkd.utils.errors import worded
 from freqkd.utils.slots import check_slots, check_typed, refuse
 
-LARGE = 50_000_000  # bytes; a metric with a larger annotation file is not built
 _GIVEN = {  # options that the Runner adds to those of a slot
     "backend of a visualizer": ("save_dir",),
     "hook": ("priority",),

@@ -77,7 +77,7 @@ def _check_maps(feat: Tensor, deeper: Tensor | None, owner: str = "") -> None:
 
 
 def _unit_channels(x: Tensor) -> Tensor:
-    """Return the centred channels at unit length, (N, C, H W); the rounding noise of a constant one stays noise."""
+    """Return the centred channels at unit length, (N, C, H W); a constant channel stays near 0."""
     rows = x.flatten(2)
     mean = rows.mean(2, keepdim=True)
     least = mean.abs() * (1e-5 * rows.shape[2] ** 0.5) + torch.finfo(rows.dtype).tiny ** 0.5

@@ -18,6 +18,8 @@ from freqkd.utils.checks import check_at_least, resolve_choice
 
 __all__ = ["build_divergence"]
 
+NO_SOFTMAX = "it reads each logit as a yes or no of its own, and a softmax head's logits are not; use kl"
+
 
 class Divergence(nn.Module):
     """Base of all divergences.
@@ -143,7 +145,7 @@ class NormalizedKD(Divergence):
 class Correlation(Divergence):
     """DIST: one minus Pearson's correlation of the probabilities, within each sample and within each class.
 
-    `beta * (1 - mean_n r(p_s[n], p_t[n])) + gamma * (1 - mean_c r(p_s[:, c], p_t[:, c]))`, r with `eps` = 1e-8 beside
+    `beta * (1 - mean_n r(p_s[n], p_t[n])) + gamma * (1 - mean_c r(p_s[:, c], p_t[:, c]))`, r with `eps` = 1e-8 added to
     the product of the norms, as released. All samples form one set; where samples have different weights (a
     softening's, a region's, a class's) both means and the second correlation are weighted by them. A constant row or
     column, and a single sample, has correlation 0: the term is 1 there, without gradient (the released program has one
@@ -212,7 +214,7 @@ class BinaryKL(Divergence):
     """Sum over the classes of the binary KL between sigmoid probabilities, finite for any gap of logits."""
 
     activations = ("sigmoid",)
-    reason = "it reads each logit as a yes or no of its own, and a softmax head's logits are not; use kl"
+    reason = NO_SOFTMAX
 
     def forward(self, pair: SoftenedPair, target: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         student = torch.stack([F.logsigmoid(pair.student), F.logsigmoid(-pair.student)], -1)
@@ -247,7 +249,7 @@ class QualityFocal(Divergence):
     """
 
     activations = ("sigmoid",)
-    reason = "it reads each logit as a yes or no of its own, and a softmax head's logits are not; use kl"
+    reason = NO_SOFTMAX
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()

@@ -27,6 +27,8 @@ from freqkd.utils.checks import (
 
 __all__ = ["LogitLoss"]
 
+SAME_HEADS = "both heads need the same classes (or bins) and map sizes"
+
 Logits = Tensor | Sequence[Tensor]
 
 
@@ -233,7 +235,7 @@ class LogitLoss(nn.Module):
 
     def _rows(self, student: Tensor, teacher: Tensor, target: Tensor | None, weight: Tensor | None) -> _Rows:
         """Turn one level into samples and drop the ignored ones."""
-        check_same_shape(student, teacher, "logits")
+        check_same_shape(student, teacher, "logits", SAME_HEADS)
         if not (student.is_floating_point() and teacher.is_floating_point()):
             raise ValueError(
                 f"student and teacher must hold floating point logits, got {student.dtype} and {teacher.dtype}"

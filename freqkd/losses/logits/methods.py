@@ -268,11 +268,7 @@ def annealing_kd_loss(
     1.1510
     """
     softening = AnnealedLogits(tau_max=tau_max, epochs=tau_max)
-    check_whole("tau", tau, 1)
-    if not 1 <= tau <= tau_max:
-        raise ValueError(
-            f"tau must be in 1..tau_max = {tau_max}, got {tau!r}; it counts down to 1, the teacher in full size"
-        )
+    check_whole("tau", tau, 1, most=tau_max)
     softening.set_progress(tau_max - tau)
     return _distil(student, teacher, target, ignore_index, softening, "mse")
 

@@ -199,9 +199,8 @@ class DynamicTemperature(Softening):
         """Return the temperatures of student and teacher, each (M, 1); their sum is 2 tau."""
         student_top, teacher_top = student.amax(1, keepdim=True), teacher.amax(1, keepdim=True)
         same_sign = ((student_top > 0) & (teacher_top > 0)) | ((student_top < 0) & (teacher_top < 0))
-        share = student_top / torch.where(
-            same_sign, student_top + teacher_top, 1.0
-        )  # safe: where() alone lets nan gradients by
+        # torch.where alone would pass on the nan gradient of the branch not taken
+        share = student_top / torch.where(same_sign, student_top + teacher_top, 1.0)
         eps = torch.finfo(share.dtype).eps
         share = torch.where(same_sign & (share > eps) & (share < 1 - eps), share, 0.5)
         return 2 * self.tau * share, 2 * self.tau * (1 - share)
@@ -253,7 +252,8 @@ class LearnedTemperature(Softening):
     """CTKD: one temperature `tau_start + tau_range * sigmoid(g)`, trained against the student by gradient reversal.
 
     The gradient reaches g through both distributions and through the weight `T^2`, times `reversal_strength(epoch + 1)`
-    (the authors' first epoch is 1). The optimizer must see this module's parameter. `standardize=True` does that first.
+    (the authors' first epoch is 1). The optimizer must see this module's parameter.
+    `standardize=True` standardises both networks' logits first.
     Reference: Li et al., arXiv 2211.16231, the global temperature (the one for each sample was never released).
 
     >>> soften = LearnedTemperature()

@@ -16,11 +16,6 @@ SIZES = [(16, 24), (13, 21), (40, 9), (1, 1), (2, 3)]
 MEANS = [1.0] * 4  # of the low band and of three scales
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def _pyramid(layout: torch.memory_format) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]], list[Tensor]]:
     """Return students, teachers, masks of every band and channel weights for maps of all sizes."""
     students, teachers = (

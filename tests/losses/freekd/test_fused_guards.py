@@ -13,11 +13,6 @@ AUTOGRAD = "_get_current_graph_task_keep_graph"
 WRAPPED = ("is_functorch_wrapped_tensor", "is_batchedtensor", "is_legacy_batchedtensor")
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def _gradients(student: torch.Tensor, teacher: torch.Tensor) -> list[torch.Tensor]:
     """Return gradients of the l1 and l2 forms: kept, again and scaled, and of a batch of upstream gradients."""
     found = []

@@ -13,11 +13,6 @@ from freqkd.losses.freekd.prompts import FrequencyPrompt
 SIZES = [(16, 24), (13, 21), (40, 9), (1, 1), (2, 3), (7, 8)]
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def _prompt(channels: int, num_prompts: int, depth: int, tokens_per: str) -> FrequencyPrompt:
     prompt = FrequencyPrompt(channels, num_prompts, depth, tokens_per)
     prompt.tokens.data.normal_()

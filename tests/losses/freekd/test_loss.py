@@ -15,11 +15,6 @@ from freqkd.losses.freekd.relation import relation_weights
 from freqkd.losses.freekd.wavelets import wavedec2
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def _bands(x: Tensor) -> list[Tensor]:
     low, details = wavedec2(x)
     return [low] + [detail[:, :, k] for detail in details for k in range(3)]

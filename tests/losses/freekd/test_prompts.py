@@ -13,11 +13,6 @@ from freqkd.losses.freekd.prompts import FrequencyPrompt, build_prompts, dice_ov
 from freqkd.losses.freekd.wavelets import Subbands, waverec2
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def _official(case, level: int) -> FrequencyPrompt:
     tokens = case.array("prompt", level)
     prompt = FrequencyPrompt(

@@ -227,7 +227,7 @@ def test_annealing_function_counts_down() -> None:
     for epoch, tau in enumerate(range(10, 0, -1)):
         loss.set_progress(epoch)
         torch.testing.assert_close(methods.annealing_kd_loss(student, teacher, tau=tau), loss(student, teacher))
-    with pytest.raises(ValueError, match=r"tau must be in 1\.\.tau_max = 10"):
+    with pytest.raises(ValueError, match="tau must be at most 10, got 11"):
         methods.annealing_kd_loss(student, teacher, tau=11)
 
 
@@ -245,7 +245,10 @@ def test_own_choices_are_accepted() -> None:
     ("call", "message"),
     [
         (lambda s, t, y: LogitLoss(activation="tanh"), "activation must be one of"),
-        (lambda s, t, y: LogitLoss()(s, t[:, :4]), "student and teacher logits must have the same shape"),
+        (
+            lambda s, t, y: LogitLoss()(s, t[:, :4]),
+            r"student and teacher logits must have the same shape, got .*; both heads need the same classes \(or bins\)",
+        ),
         (lambda s, t, y: LogitLoss()([s], [t, t]), "the same number of maps"),
         (lambda s, t, y: LogitLoss()(s.long(), t), "floating point logits"),
         (lambda s, t, y: LogitLoss()(s[0, 0, 0], t[0, 0, 0]), r"the shape \(N, C\) or \(N, C, \*S\)"),

@@ -78,7 +78,7 @@ def faulty(toy, kind):
         return toy.config(network, STOP), "the loss 'loss_task' is nan"
     network = toy.model(**good)
     assert kind == "data"
-    words = "the data is not finite: inputs[0] of image4.jpg, the loss 'loss_task' is nan, the loss 'distill.loss_good' is nan"
+    words = "the data are not finite: inputs[0] of image4.jpg, the loss 'loss_task' is nan, the loss 'distill.loss_good' is nan"
     return toy.config(network, STOP, bad=[3, 4]), f"{words} at 'neck', levels 0 and 1"
 
 
@@ -117,7 +117,7 @@ def test_the_first_step_that_is_not_finite_is_named_undone_and_run_again(toy, to
 
 def test_bad_weights_are_told_from_bad_losses(toy):
     runner = toy.run(toy.config(toy.model(loss_good=dict(loss=BAD)), dict(type="mmengine.Poison"), SKIP))
-    words = "step 3: already before the step the weights were not finite: head.bias; the weights are those before it; dropping"
+    words = "step 3: the weights were not finite before the step: head.bias; the weights are those before it; dropping"
     assert str(runner.error).startswith(words)
 
 
