@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?=
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-long configs lint bench teachers
+.PHONY: help setup demo test test-fast test-long configs lint bench comparison teachers
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,7 +17,7 @@ demo: setup  ## distil a detector and a segmenter on the shipped samples, and co
 test: setup  ## prove it: values, gradients, checkpoints, configs (8 minutes at most on 2 cores)
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile
 
-test-fast: setup  ## the mathematics and the units, without trainings, processes and whole networks (1 to 2 minutes)
+test-fast: setup  ## the mathematics and the units, without trainings, processes and whole networks (1 minute)
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile -m 'not slow and not long'
 
 test-long: setup  ## the rest of docs/reliability.md: kills, wrong inputs, 2,000 steps, 10 minutes of fuzzing (20 minutes)
@@ -40,6 +40,9 @@ bench: setup  ## measure losses, steps and scaling, and write docs/benchmarks.md
 	@$(VENV)/python benchmarks/iteration_speed.py 2> /dev/null
 	@$(VENV)/python benchmarks/cached_step.py 2> /dev/null
 	@$(VENV)/python benchmarks/report.py
+
+comparison: setup  ## write the numbers of studies/results into docs/comparison.md and README.md
+	@$(VENV)/python -m freqkd.studies.page docs/comparison.md README.md
 
 teachers: setup  ## train the shipped teachers again from nothing (25 minutes on 2 cores)
 	@$(VENV)/python tools/train_teachers.py

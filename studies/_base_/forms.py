@@ -14,6 +14,7 @@ _forms = {  # what differs from l2 of the details, depth 3, without masks
     "norm-l1": dict(norm="l1"),
     "norm-huber": dict(norm="huber"),
     "norm-log": dict(norm="log"),
+    "huber-by-level": dict(norm="huber", standardize="level"),  # its knee is at the teacher's deviation
     "details-fine": dict(band_weights=[0, _fine, 0, 0]),
     "details-middle": dict(band_weights=[0, 0, _middle, 0]),
     "details-coarse": dict(band_weights=[0, 0, 0, _coarse]),
@@ -65,6 +66,16 @@ methods = {
             loss_form=dict(loss=dict(type="freqkd.FreeKDLoss", preset="details")),
         )
     ),
+    "details+low-by-both": dict(  # the low band as a correlation
+        terms=dict(
+            loss_form=dict(loss=dict(type="freqkd.FreeKDLoss", preset="details")),
+            loss_low=dict(
+                loss=dict(type="freqkd.FreeKDLoss", preset="details", band_weights=[_low, 0, 0, 0], standardize="both"),
+                weight=dict(ratio=0.5, iters=50),
+            ),
+        )
+    ),
+    "high-pass": dict(terms=dict(loss_form=dict(loss=dict(type="freqkd.HighPassLoss")))),
     "details-falling": dict(
         terms=dict(
             loss_form=dict(

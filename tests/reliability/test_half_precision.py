@@ -39,7 +39,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "FreeKDLoss": [
         dict(preset=preset, relation=relation) for preset in ("paper", "official") for relation in ("none", "gate")
     ]
-    + [dict(wavelet="db2")],
+    + [dict(wavelet="db2"), *(dict(preset="details", standardize=how) for how in ("none", "level", "both"))],
     "L2Loss": [
         dict(normalize=normalize, reduction=word) for normalize in (True, False) for word in ("batch", "mean", "norm")
     ],
@@ -147,5 +147,5 @@ def test_it_is_finite_and_so_is_its_gradient(name: str, options: dict[str, Any],
 
 def test_every_loss_is_in_the_table() -> None:
     assert {row.values[0] for row in rows()} == set(KINDS)
-    assert len(KINDS) == 14
+    assert len(KINDS) == 15
     assert len(VARIANTS["LogitLoss"]) == 49
