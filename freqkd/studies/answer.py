@@ -204,29 +204,35 @@ def markdown(answer: Record, picture: str = "curves.png") -> str:
     return "\n".join(lines) + "\n"
 
 
-def compact(answer: Record, length: Record, in_order: bool = False) -> str:
+def compact(answer: Record, length: Record, brief: bool = False) -> str:
     """Return the table of one length for a page: what each method gains, and in which share of the student's time.
 
     Args:
         answer: of a study.
         length: one of its lengths.
-        in_order: rows by the mean metric, the best first, in place of the order of names.
+        brief: rows by the mean metric, the best first, without times and verdicts: for explorations.
     """
     form, rows = _form(answer), []
-    ordered = sorted(length["rows"], key=lambda row: -row["metric"]) if in_order else length["rows"]
+    ordered = sorted(length["rows"], key=lambda row: -row["metric"]) if brief else length["rows"]
     alone = next(row for row in length["rows"] if row["method"] == st.STUDENT)
     for row in ordered:
         gain, reached = row["to_student"], row["seconds_to_student"]
         deviation = "" if row["deviation"] is None else f" ± {row['deviation']:{form}}"
-        rows.append({
+        cells = {
             "method": row["method"], "runs": str(len(row["metrics"])),
             answer["metric_name"]: _text(row["metric"], form) + deviation,
             "to student alone": _mean(gain, "+" + form), "to MSE": _mean(row["to_mse"], "+" + form),
-            "share of gap": _text(row["share"] and row["share"][:1], ".0%"),
-            "s a step": _text(row["seconds_per_step"], ".2f"),
-            "time to the student alone's metric": _text(reached and reached / alone["train_seconds"], ".0%", "never"),
-            "verdict": (gain or {}).get("words", "-"),
-        })  # fmt: skip
+        }  # fmt: skip
+        if not brief:
+            cells |= {
+                "share of gap": _text(row["share"] and row["share"][:1], ".0%"),
+                "s a step": _text(row["seconds_per_step"], ".2f"),
+                "time to the student alone's metric": _text(
+                    reached and reached / alone["train_seconds"], ".0%", "never"
+                ),
+                "verdict": (gain or {}).get("words", "-"),
+            }
+        rows.append(cells)
     return "\n".join(_table(rows))
 
 

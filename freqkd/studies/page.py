@@ -1,8 +1,8 @@
 """Numbers of finished studies in Markdown pages: `python -m freqkd.studies.page docs/comparison.md README.md`.
 
 What stands between `<!-- KIND STUDY LENGTH -->` and `<!-- end -->` is written anew from `studies/results/STUDY`, e.g. for
-`<!-- table blood-cells 240 steps -->`. KIND is "table", a row for each method; "order", the same by the mean metric; or
-"words", the sentences of the answer.
+`<!-- table blood-cells 240 steps -->`. KIND is "table", a row for each method; "order", the same by the mean metric,
+without times and verdicts; or "words", the sentences of the answer.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def fill(text: str, results: str | Path = "studies/results") -> str:
 
 
 def _content(kind: str, answer: Record, length: Record) -> str:
-    return words(answer, length) if kind == "words" else compact(answer, length, in_order=kind == "order")
+    return words(answer, length) if kind == "words" else compact(answer, length, brief=kind == "order")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from freqkd.taps import FeatureTap
 from freqkd.teacher.acceleration import Acceleration
 from freqkd.teacher.preprocessing import describe, differ, renormalize
-from freqkd.utils.checkpoints import CheckpointError, hash_weights, load_strict, read_checkpoint, weights_of
+from freqkd.utils.checkpoints import CheckpointError, hash_weights, load_network, read_checkpoint
 from freqkd.utils.checks import check_flag
 from freqkd.utils.compat import read_config
 from freqkd.utils.errors import worded
@@ -195,12 +195,13 @@ class Teacher:
         config = read_config(self.config)
         if self.cfg_options:
             config.merge_from_dict(self.cfg_options)
-        weights = weights_of(read_checkpoint(self.checkpoint, self.trust_checkpoint))
+        checkpoint = read_checkpoint(self.checkpoint, self.trust_checkpoint)
         with forked_randomness(), worded("teacher"):
             network = config.model.get("student") or config.model
             model = build_network(network, config.get("default_scope"))
         self.network = Config(_without_initialization(network)).to_dict()
-        load_strict(model, weights, str(self.checkpoint))
+        if unused := load_network(model, checkpoint, str(self.checkpoint)):
+            print_log(f"teacher: {unused}", logger="current")
         if not (is_distributed() and torch.cuda.is_available()):
             model = revert_sync_batchnorm(model)
         model.requires_grad_(False).eval()

@@ -131,12 +131,13 @@ def _damaged(source: str, error: Exception) -> str:
 
 
 def check_content(loaded: dict[str, Any], source: str) -> dict[str, Any]:
-    """Check what was read from a checkpoint, and return it without the config that MMEngine would run.
+    """Check what was read from a checkpoint, and return it as MMEngine's are, without the config that MMEngine would run.
 
     Raises:
         CheckpointError: the weights are not a dict of tensors by name, or a tensor of the weights, their averages or the
             optimizer is sparse, quantized, complex, without storage, or not finite.
     """
+    loaded = with_state_dict(loaded)
     meta = loaded.get("meta")
     if isinstance(meta, dict):
         meta.pop("config", None)
@@ -231,6 +232,58 @@ def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     state = checkpoint.get("state_dict", checkpoint)
     plain = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     return {key: value for key, value in plain.items() if not key.startswith(EXTRA_PREFIX)}
+
+
+def with_state_dict(loaded: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint of another toolkit, whose weights have a key of their own, as MMEngine's are.
+
+    Where there is no "state_dict" and no tensor, the one dict of tensors is taken for it.
+
+    >>> with_state_dict(dict(model=dict(weight=torch.ones(1)), epoch=3))
+    {'epoch': 3, 'state_dict': {'weight': tensor([1.])}}
+    """
+    if "state_dict" in loaded or any(isinstance(value, Tensor) for value in loaded.values()):
+        return loaded
+    inner = {
+        key: value
+        for key, value in loaded.items()
+        if isinstance(value, dict) and any(isinstance(part, Tensor) for part in value.values())
+    }
+    if len(inner) != 1:
+        return loaded
+    ((key, state),) = inner.items()
+    return {name: value for name, value in loaded.items() if name != key} | dict(state_dict=state)
+
+
+def load_network(network: nn.Module, checkpoint: Mapping[str, Any], source: str) -> str:
+    """Load a trained network by the one rule of all that read published files; see `check_fit`.
+
+    Counters of batch norms and `data_preprocessor.*` may be missing. `data_preprocessor.*`, and the `ema_*` buffers of mmdet 2,
+    may be left over. Names that modules change on loading are followed. All else must fit.
+
+    Args:
+        network: built from the config; its weights change.
+        checkpoint: what `read_checkpoint` returned.
+        source: the checkpoint's name in messages.
+
+    Returns:
+        A sentence about what of the file is not used; empty where everything is.
+
+    Raises:
+        CheckpointError: keys or shapes differ; the message lists the first of them.
+    """
+    weights, own = weights_of(checkpoint), network.state_dict()
+    found = _differences(own, weights)
+    retyped = any(_is_retyped(weights[key], own[key]) for key in set(own) & set(weights))
+    if found and (retyped or not _is_renamed(network, weights, checkpoint)):
+        raise CheckpointError(
+            f"checkpoint {source} is not of this architecture ({type(network).__name__}): {'; '.join(found)}; "
+            "name the config that it was trained with"
+        )
+    if not found:
+        network.load_state_dict({key: value for key, value in weights.items() if key in own}, strict=False)
+    unused = sorted(key for key in weights if key not in own and key.startswith((_NORMALIZATION, _AVERAGES)))
+    return f"checkpoint {source}: {len(unused)} tensors are not used, first {unused[:2]}" if unused else ""
 
 
 def load_strict(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

@@ -16,6 +16,7 @@ from freqkd.utils.checkpoints import (
     CheckpointError,
     check_resumable,
     hash_weights,
+    load_network,
     load_strict,
     read_checkpoint,
     weights_of,
@@ -169,6 +170,71 @@ def test_the_weights_of_any_kind_of_checkpoint_are_the_students():
     assert list(weights_of(state)) == ["a"]
     assert list(weights_of(dict(state_dict=state, meta={}))) == ["a"]
     assert list(weights_of(dict(state_dict={f"module.{key}": value for key, value in state.items()}))) == ["a"]
+
+
+def test_weights_under_a_key_of_their_own_are_found(tmp_path):
+    state, path = {"a": torch.ones(1)}, tmp_path / "other.pth"
+    torch.save(dict(model=state, epoch=3, args=dict(lr=0.1)), path)
+    assert list(weights_of(read_checkpoint(path))) == ["a"]
+    torch.save(dict(ema=state, model=dict(b=torch.ones(1))), path)
+    assert list(weights_of(read_checkpoint(path))) == []  # which of them is not known
+    torch.save(dict(model={"a": torch.full((1,), float("nan"))}), path)
+    with pytest.raises(CheckpointError, match="finite"):
+        read_checkpoint(path)
+
+
+class Renaming(nn.Module):
+    """A module that was called otherwise before its second version, as mmdet's FCOS head."""
+
+    _version = 2
+
+    def __init__(self):
+        super().__init__()
+        self.conv_cls = nn.Linear(2, 1)
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, *arguments):
+        if (metadata.get("version") or 1) < 2:
+            for key in [key for key in state_dict if key.startswith(f"{prefix}fcos_cls")]:
+                state_dict[key.replace("fcos_cls", "conv_cls")] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, metadata, *arguments)
+
+
+def test_a_network_loads_what_mmdet_and_mmseg_load():
+    wanted = {key: value + 1 for key, value in net().state_dict().items()}
+    extra = {"data_preprocessor.mean": torch.ones(3), "ema_0_weight": torch.ones(1)}
+    few = {key: value for key, value in wanted.items() if "num_batches" not in key}
+    for content in (wanted, few, few | extra, dict(state_dict=few | extra)):
+        model = net()
+        said = load_network(model, content, "file.pth")
+        assert all(torch.equal(model.state_dict()[key], value) for key, value in few.items())
+        expected = "checkpoint file.pth: 2 tensors are not used, first ['data_preprocessor.mean', 'ema_0_weight']"
+        assert said == (expected if "data_preprocessor.mean" in weights_of(content) else "")
+
+    renaming = nn.Sequential(Renaming())
+    old = {"0.fcos_cls.weight": torch.full((1, 2), 3.0), "0.fcos_cls.bias": torch.zeros(1)}
+    assert load_network(renaming, dict(state_dict=old), "old.pth") == ""
+    assert renaming[0].conv_cls.weight.tolist() == [[3.0, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.pop("0.weight"), "1 missing, first"),
+        (lambda state: state.update(extra=torch.ones(1)), r"1 unknown, first \['extra'\]"),
+        (lambda state: state.update({"0.weight": torch.ones(4, 1, 1, 1)}), "1 of another shape"),
+        (
+            lambda state: state.update({"0.weight": torch.ones(2, 1, 1, 1, dtype=torch.long)}),
+            "1 of another kind of number",
+        ),
+    ],
+)
+def test_a_network_of_another_architecture_is_refused(change, words):
+    state = net().state_dict()
+    change(state)
+    with pytest.raises(
+        CheckpointError, match=rf"checkpoint file\.pth is not of this architecture \(Sequential\): {words}"
+    ):
+        load_network(net(), state, "file.pth")
 
 
 def test_strict_loading_loads():
