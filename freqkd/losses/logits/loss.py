@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from freqkd.losses.logits.divergence import DIVERGENCES, Divergence, build_divergence
+from freqkd.losses.logits.divergence import DIVERGENCES, Divergence, SquaredError, build_divergence
 from freqkd.losses.logits.regions import ScaleRegions, build_regions
 from freqkd.losses.logits.softening import SOFTENINGS, Softening, build_softening
 from freqkd.utils.checks import (
@@ -242,6 +242,11 @@ class LogitLoss(nn.Module):
             )
         if student.dim() < 2 or student.shape[1] < 1:
             raise ValueError(f"student must have the shape (N, C) or (N, C, *S), got {tuple(student.shape)}")
+        if student.shape[1] == 1 and self.activation == "softmax" and not isinstance(self.divergence, SquaredError):
+            raise ValueError(
+                f"student must have at least two classes for activation='softmax', which is 1 everywhere over one, got "
+                f"{tuple(student.shape)}; for a head with one channel set activation='sigmoid' and divergence='binary_kl'"
+            )
         if self.regions is not None and (student.dim() != 4 or 0 in student.shape[2:]):
             raise ValueError(
                 f"regions need a map (N, C, H, W) to take apart, got logits {tuple(student.shape)}; leave regions=None"

@@ -270,3 +270,15 @@ def test_errors_name_the_argument(call: Any, message: str) -> None:
     student, teacher, target, _ = _case((2, 5, 8, 8))
     with pytest.raises(ValueError, match=message):
         call(student, teacher, target)
+
+
+@pytest.mark.parametrize("divergence", ["kl", "dkd", "nkd", "dist"])
+@pytest.mark.parametrize("shape", [(6, 1), (2, 1, 4, 4)])
+def test_a_softmax_over_one_channel_is_refused(divergence, shape):
+    """Of a binary head: KL, DKD and NKD would be 0 and DIST constant, so that nothing is taught without a word."""
+    student, teacher = torch.randn(2, *shape)
+    target = torch.zeros(shape[0], *shape[2:], dtype=torch.long)
+    with pytest.raises(ValueError, match=r"at least two classes for activation='softmax'.*set activation='sigmoid'"):
+        LogitLoss("fixed", divergence)(student, teacher, target)
+    assert LogitLoss("fixed", "binary_kl", activation="sigmoid")(student, teacher) > 0
+    assert LogitLoss("fixed", "mse")(student, teacher) > 0  # of the logits themselves
