@@ -258,8 +258,9 @@ def _mean(entry: Record | None, form: str, ends: Sequence[float] | None = None) 
 
 
 def _draw(answer: Record) -> Figure:
-    figure, lengths = Figure((5 * len(answer["lengths"]) + 2, 4), layout="constrained"), answer["lengths"]
+    lengths = answer["lengths"]
     names = list(dict.fromkeys(row["method"] for length in lengths for row in length["rows"]))  # the student is first
+    figure = Figure((5 * len(lengths) + 2, max(4.0, 0.22 * len(names))), layout="constrained")  # room for the legend
     shown = {}
     for panel, length in zip(figure.subplots(1, len(lengths), squeeze=False)[0], lengths):
         for row in length["rows"]:
