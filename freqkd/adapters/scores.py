@@ -12,8 +12,6 @@ from freqkd.adapters.base import Batch, HeadAdapter
 from freqkd.adapters.dense import unfold_anchors
 from freqkd.utils.checks import check_choice, check_levels, check_whole
 
-__all__ = ["ScoreMaps"]
-
 WEIGHT_CHOICES = ("teacher", "difference")
 ACTIVATION_CHOICES = ("sigmoid", "softmax")
 
@@ -66,13 +64,8 @@ class ScoreMaps(HeadAdapter):
         check_choice("activation", activation, ACTIVATION_CHOICES)
         check_choice("weight", weight, WEIGHT_CHOICES)
         check_levels(levels, "levels")
-        self.head, self.num_classes, self.activation, self.weight, self.levels = (
-            head,
-            num_classes,
-            activation,
-            weight,
-            levels,
-        )
+        self.head, self.num_classes, self.activation = head, num_classes, activation
+        self.weight, self.levels = weight, levels
         self.teacher_taps = (head,)
         self.student_taps = (head,) if weight == "difference" else ()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -56,8 +55,7 @@ def _job(plan: Plan, name: str, model: Any, checkpoint: Path, folder: str, split
     config = make_config(plan.base, POINTS, 0)
     redirect(config, folder, split)
     config.model = model
-    place = hashlib.sha256(f"{Path(folder).resolve()} {split}".encode()).hexdigest()[:8]
-    return plan.job(name, config, "evaluate", f"{place}-{name}.json", 1.0, checkpoint=str(checkpoint))
+    return plan.job(name, config, "evaluate", f"{split}-{name}.json", 1.0, checkpoint=str(checkpoint))
 
 
 def evaluate_students(plan: Plan, jobs: Jobs, folder: str, split: str = "test") -> Record:
@@ -82,6 +80,8 @@ def evaluate_students(plan: Plan, jobs: Jobs, folder: str, split: str = "test") 
     evaluations += [
         _job(plan, name, student, plan.work / "final" / name / "student.pth", folder, split) for name in runs
     ]
+    for job in evaluations:
+        job.result.unlink(missing_ok=True)  # of earlier images or students
     jobs.plan(evaluations)
     found = {job.name: record["metric"] for job, record in jobs.run(evaluations)}
     study = study | dict(metric_name=f"{study['metric_name']}, {split} split", teacher=dict(metric=found["teacher"]))

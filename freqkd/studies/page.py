@@ -34,11 +34,10 @@ def fill(text: str, results: str | Path = "studies/results") -> str:
     def block(found: re.Match[str]) -> str:
         start, kind, name, length, end = found.groups()
         answer = summarise(*read_study(Path(results, name)))
-        (rows,) = [entry for entry in answer["lengths"] if entry["length"] == length] or [None]
-        if rows is None:
-            known = ", ".join(entry["length"] for entry in answer["lengths"])
-            raise ValueError(f"<!-- {kind} {name} {length} --> must name a length of {name}: {known}")
-        return f"{start}{_content(kind, answer, rows)}\n{end}"
+        lengths = {entry["length"]: entry for entry in answer["lengths"]}
+        if length not in lengths:
+            raise ValueError(f"<!-- {kind} {name} {length} --> must name a length of {name}: {', '.join(lengths)}")
+        return f"{start}{_content(kind, answer, lengths[length])}\n{end}"
 
     return _BLOCK.sub(block, text)
 

@@ -272,16 +272,14 @@ def load_network(network: nn.Module, checkpoint: Mapping[str, Any], source: str)
     Raises:
         CheckpointError: keys or shapes differ; the message lists the first of them.
     """
-    weights, own = weights_of(checkpoint), network.state_dict()
-    found = _differences(own, weights)
-    retyped = any(_is_retyped(weights[key], own[key]) for key in set(own) & set(weights))
-    if found and (retyped or not _is_renamed(network, weights, checkpoint)):
+    if found := _misfit(network, checkpoint):
         raise CheckpointError(
             f"checkpoint {source} is not of this architecture ({type(network).__name__}): {'; '.join(found)}; "
             "name the config that it was trained with"
         )
-    if not found:
-        network.load_state_dict({key: value for key, value in weights.items() if key in own}, strict=False)
+    weights, own = weights_of(checkpoint), network.state_dict()
+    if not _differences(own, weights):  # else names were changed, and it is loaded
+        network.load_state_dict(weights, strict=False)
     unused = sorted(key for key in weights if key not in own and key.startswith((_NORMALIZATION, _AVERAGES)))
     return f"checkpoint {source}: {len(unused)} tensors are not used, first {unused[:2]}" if unused else ""
 
@@ -343,15 +341,19 @@ def check_fit(network: nn.Module, checkpoint: Mapping[str, Any], source: str, co
     Raises:
         CheckpointError: keys or shapes differ; the message lists the first of them.
     """
+    if found := _misfit(network, checkpoint):
+        raise CheckpointError(
+            f"checkpoint {source} does not fit the {type(network).__name__} of {config}: {'; '.join(found)}; name the "
+            "config that it was trained with, or a checkpoint of a training with this config"
+        )
+
+
+def _misfit(network: nn.Module, checkpoint: Mapping[str, Any]) -> list[str]:
+    """Describe in what a checkpoint is not one of this network; a network that changes names on loading loads it."""
     weights, own = weights_of(checkpoint), network.state_dict()
     found = _differences(own, weights)
     retyped = any(_is_retyped(weights[key], own[key]) for key in set(own) & set(weights))
-    if not found or (not retyped and _is_renamed(network, weights, checkpoint)):
-        return
-    raise CheckpointError(
-        f"checkpoint {source} does not fit the {type(network).__name__} of {config}: {'; '.join(found)}; name the config "
-        "that it was trained with, or a checkpoint of a training with this config"
-    )
+    return found if found and (retyped or not _is_renamed(network, weights, checkpoint)) else []
 
 
 def _relevant(missing: Iterable[str], unknown: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -104,7 +104,7 @@ def lost_processes_named() -> Iterator[None]:
 
 
 def _leave() -> None:
-    """Leave gloo's groups at exit, and end their threads: one that still holds a tensor when Python ends aborts the process."""
+    """Leave gloo's groups at exit, and end their threads: one that is still at work when Python ends may abort the process."""
     if not dist.is_initialized():
         return
     with suppress(RuntimeError):
@@ -112,7 +112,7 @@ def _leave() -> None:
             dist.destroy_process_group()
         elif _gloo_beside.cache_info().currsize:
             dist.destroy_process_group(_gloo_beside(dist.group.WORLD))
-    _gloo_beside.cache_clear()  # the last reference ends the threads
+    _gloo_beside.cache_clear()  # without a reference, a group ends its threads
 
 
 def _first(error: Exception) -> str:

@@ -8,6 +8,8 @@ import shutil
 import signal
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from mmengine.optim import OptimWrapper
 from mmengine.runner import ValLoop
@@ -184,6 +186,12 @@ def test_its_students_are_judged_on_other_images(finished, toy_study, tmp_path, 
         assert theirs["metrics"] == pytest.approx(mine["metrics"], rel=1e-5)  # answer.json has six digits
     assert not any(str(root / "img/val") in line for line in (tmp_path / "reads").read_text().splitlines())
     assert (tmp_path / "results/toy/test/answer.md").read_text().startswith("# toy: mIoU, test split")
+
+    for path in (tmp_path / "theirs/ann/test").iterdir():  # other labels in the same folder: nothing old is kept
+        cv2.imwrite(str(path), np.zeros((64, 96), np.uint8))
+    run(tmp_path, study, "--evaluate", str(tmp_path / "theirs"))
+    again = json.loads((tmp_path / "results/toy/test/answer.json").read_text())
+    assert again["teacher"]["metric"] != pytest.approx(other["teacher"]["metric"])
 
     with pytest.raises(ValueError, match=r"--evaluate must be a folder with img/held, as .* img/val"):
         run(tmp_path, study, "--evaluate", str(tmp_path / "theirs"), "--split", "held")
