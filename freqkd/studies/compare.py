@@ -14,7 +14,7 @@ from typing import Any
 
 from freqkd.apis.arguments import run_tool
 from freqkd.studies.answer import words, write_answer
-from freqkd.studies.jobs import Jobs
+from freqkd.studies.jobs import Jobs, in_words
 from freqkd.studies.other_images import evaluate_students
 from freqkd.studies.plan import Plan
 from freqkd.studies.quick import quick_study, verdict
@@ -77,7 +77,7 @@ def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] |
     jobs.plan(planned)
     left = sum(job.seconds for job in planned if not job.result.exists()) / jobs.count
     finished = sum(job.result.exists() for job in planned)
-    print(f"{study.name}: {len(planned)} runs, {finished} finished; about {left / 60:.1f} min left", flush=True)
+    print(f"{study.name}: {len(planned)} runs, {finished} finished; about {in_words(left)} left", flush=True)
     jobs.deadline = time.monotonic() + LATE[0] * left + LATE[1] if stop_late else jobs.deadline
     try:
         found = {job.result: record for job, record in jobs.run(trials)}

@@ -48,6 +48,13 @@ def launch(config: Path, log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
+def in_words(seconds: float) -> str:
+    """Return a duration in the unit it is read in: seconds with two digits up to two minutes, then minutes."""
+    if seconds >= 120:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
 class Jobs:
     """Runs jobs, and knows how many of a study's runs are finished.
 
@@ -144,5 +151,5 @@ class Jobs:
     def _say(self, job: Job, metric: float | None, seconds: float) -> None:
         line = job.name + (f": {metric:.4f}" if metric is not None else "") + f", {seconds:.0f} s"
         if job.seconds:
-            line = f"run {self.done} of {self.total}: {line}; {self.time_left / 60:.1f} min left"
+            line = f"run {self.done} of {self.total}: {line}; {in_words(self.time_left)} left"
         print(line, flush=True)

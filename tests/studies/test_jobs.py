@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from freqkd.studies import jobs, run
 from freqkd.studies.evaluation import StudyHook, match_boxes
-from freqkd.studies.jobs import Job, Jobs
+from freqkd.studies.jobs import Job, Jobs, in_words
 from freqkd.studies.run import RUN, write_run
 from freqkd.studies.statistics import resample
 
@@ -70,7 +70,14 @@ def test_finished_runs_are_not_repeated_and_their_folders_are_tidied(launched, t
     assert pool.left == 0
     _, *printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("run 2 of 3: b: 0.5000, 0 s; ")
-    assert printed[1].endswith("; 0.0 min left")
+    assert printed[1].endswith("; 0 s left")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0 s"), (0.034, "0.034 s"), (7.25, "7.2 s"), (99.6, "100 s"), (120, "2 min"), (3599, "60 min")]
+)
+def test_a_duration_is_said_in_the_unit_it_is_read_in(seconds, words):
+    assert in_words(seconds) == words
 
 
 def test_a_failed_run_stops_the_others_and_says_why(launched, tmp_path):
