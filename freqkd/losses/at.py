@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd.align import RESIZE_CHOICES, Maps, resize_pair
+from freqkd.losses.mse import squared_error
 from freqkd.utils.checks import as_maps, check_at_least, check_choice, upcast
 
 __all__ = ["ATLoss", "at_loss"]
@@ -52,7 +53,7 @@ def at_loss(student: Maps, teacher: Maps, *, resize: str | None = None) -> Tenso
                     f"{tuple(student_feat.shape)} and {tuple(teacher_feat.shape)}; maps of two sizes need "
                     "resize='teacher' or 'student'"
                 )
-            losses.append(F.mse_loss(F.normalize(student_map.flatten(1)), F.normalize(teacher_map.flatten(1))))
+            losses.append(squared_error(F.normalize(student_map.flatten(1)), F.normalize(teacher_map.flatten(1))))
     return torch.stack(losses).sum()
 
 

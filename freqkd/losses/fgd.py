@@ -194,7 +194,8 @@ def fgd_terms(
         if len(boxes) != count:
             raise ValueError(f"boxes must have one entry for each of the {count} images, got {len(boxes)}")
         with torch.autocast(student_feat.device.type, enabled=False):
-            student_feat, teacher_feat = upcast(student_feat), upcast(teacher_feat.detach())
+            dtype = torch.promote_types(upcast(student_feat).dtype, upcast(teacher_feat).dtype)
+            student_feat, teacher_feat = student_feat.to(dtype), teacher_feat.detach().to(dtype)
             (spatial_s, channel_s), (spatial_t, channel_t) = (
                 feature_attention(x, tau) for x in (student_feat, teacher_feat)
             )

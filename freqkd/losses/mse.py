@@ -40,8 +40,11 @@ def squared_error(student: Tensor, teacher: Tensor, reduction: str = "mean") -> 
     """Return `F.mse_loss`, in the order in which the student's map lies in memory.
 
     torch writes the gradient of `F.mse_loss` in contiguous order, whatever that of its input. With maps that are channels
-    last, turning it back takes several times as long as the loss.
+    last, turning it back takes several times as long as the loss. Maps of two precisions are promoted here, because the
+    gradient of `F.mse_loss` fails for them up to torch 2.11.
     """
+    dtype = torch.promote_types(student.dtype, teacher.dtype)
+    student, teacher = student.to(dtype), teacher.to(dtype)
     if student.dim() == 4 and student.is_contiguous(memory_format=torch.channels_last):
         student, teacher = student.permute(0, 2, 3, 1), teacher.permute(0, 2, 3, 1)
     return F.mse_loss(student, teacher, reduction=reduction)

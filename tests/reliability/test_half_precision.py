@@ -145,6 +145,25 @@ def test_it_is_finite_and_so_is_its_gradient(name: str, options: dict[str, Any],
                     )
 
 
+@pytest.mark.parametrize(("name", "options"), rows())
+def test_a_teacher_of_another_precision_gives_the_student_a_gradient_of_its_own(
+    name: str, options: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loss, given = KINDS[name](**options).double(), arguments_of(name)
+        for key, value in given.items():
+            if isinstance(value, Tensor) and value.is_floating_point() and "teacher" not in key and key != "vlr_region":
+                given[key] = (value * 1e-4).double().requires_grad_()
+            elif isinstance(value, Tensor) and value.is_floating_point():
+                given[key] = value * 1e-4 if key != "vlr_region" else value
+        loss(**given).backward()
+    gradients = [x.grad for x in given.values() if isinstance(x, Tensor) and x.grad is not None]
+    assert gradients
+    assert all(bool(torch.isfinite(one).all()) and one.dtype == torch.float64 for one in gradients)
+
+
 def test_every_loss_is_in_the_table() -> None:
     assert {row.values[0] for row in rows()} == set(KINDS)
     assert len(KINDS) == 15
