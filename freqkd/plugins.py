@@ -1,7 +1,7 @@
 """Registration of everything that a config may name as `freqkd.X`.
 
 A class is registered by where it stands: every `...Loss` of `freqkd.losses`, every align, every adapter, hook and data set of
-their packages, and the models. The mathematics itself knows no registry.
+their packages, the models, and the transform. The mathematics itself knows no registry.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from freqkd import adapters, align, backbones, datasets, hooks, losses, models
-from freqkd.registry import DATASETS, HOOKS, MODELS
+from freqkd.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 
 
 def classes_of(package: ModuleType, kind: type) -> Iterator[type]:
@@ -57,3 +57,4 @@ for model in (models.Distiller, models.PromptTuner, models.DistillTerm):
 register(MODELS, adapters, adapters.HeadAdapter)
 register(HOOKS, hooks, Hook)
 register(DATASETS, datasets, Dataset)
+TRANSFORMS.register_module(module=datasets.PadToScale)

@@ -41,6 +41,45 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
     )
 
 
+def find_tap(model: nn.Module, path: str) -> nn.Module:
+    """Return the module at a dotted path, which must be one that runs itself: a list of modules does not.
+
+    Args:
+        model: the network.
+        path: see `find_module`.
+
+    Raises:
+        ValueError: no module has this path, or it is a list or dict of modules; the message names what runs in its place.
+
+    >>> head = nn.ModuleDict({"convs": nn.ModuleList([nn.ReLU(), nn.ReLU()])})
+    >>> find_tap(head, "convs.1")
+    ReLU()
+    >>> find_tap(head, "convs")
+    Traceback (most recent call last):
+    ...
+    ValueError: 'convs' is a ModuleList, which never runs as a module, so there is nothing to tap; tap one of its modules, \
+'convs.0', 'convs.1'
+    """
+    module = find_module(model, path)
+    if _runs(module):
+        return module
+    children = [f"{path}.{name}" for name, _ in module.named_children()]
+    outer = path.rpartition(".")[0]
+    while outer and not _runs(find_module(model, outer)):
+        outer = outer.rpartition(".")[0]
+    whole = f"{outer!r}, with student_levels and teacher_levels for those of its maps that count, or " if outer else ""
+    shown = ", ".join(map(repr, children[:3])) + (f" to {children[-1]!r}" if len(children) > 3 else "")
+    raise ValueError(
+        f"{path!r} is a {type(module).__name__}, which never runs as a module, so there is nothing to tap; tap "
+        f"{whole}one of its modules, {shown or 'of which it has none'}"
+    )
+
+
+def _runs(module: nn.Module) -> bool:
+    """Whether a module has a forward of its own."""
+    return type(module).forward is not nn.Module.forward
+
+
 def flatten_maps(value: Any) -> list[Tensor]:
     """List the tensors of nested tuples, lists and dicts in order.
 
@@ -81,7 +120,7 @@ class FeatureTap(_Hooks):
         paths: dotted module paths, see `find_module`.
 
     Raises:
-        ValueError: a path does not exist (nearest names listed); on construction.
+        ValueError: a path does not exist, or is a list of modules, see `find_tap`; on construction.
         ValueError: on reading, a later module changed an output in place, so its values are gone.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sigmoid())
@@ -93,7 +132,7 @@ class FeatureTap(_Hooks):
 
     def __init__(self, model: nn.Module, paths: Sequence[str]) -> None:
         super().__init__()
-        self._modules = {path: find_module(model, path) for path in paths}
+        self._modules = {path: find_tap(model, path) for path in paths}
         self._records: dict[str, list[tuple[Any, list[int]]]] = {path: [] for path in paths}
 
     def __enter__(self) -> FeatureTap:
@@ -141,7 +180,7 @@ class InputTap(_Hooks):
         paths: dotted module paths, see `find_module`.
 
     Raises:
-        ValueError: a path does not exist (nearest names listed); on construction.
+        ValueError: a path does not exist, or is a list of modules, see `find_tap`; on construction.
 
     >>> model = nn.Sequential(nn.ReLU(), nn.Sigmoid())
     >>> with InputTap(model, ["1"]) as tap:
@@ -152,7 +191,7 @@ class InputTap(_Hooks):
 
     def __init__(self, model: nn.Module, paths: Sequence[str]) -> None:
         super().__init__()
-        self._modules = {path: find_module(model, path) for path in paths}
+        self._modules = {path: find_tap(model, path) for path in paths}
         self._records: dict[str, list[tuple[Any, ...]]] = {path: [] for path in paths}
 
     def __enter__(self) -> InputTap:
@@ -181,7 +220,8 @@ class FeatureEdit(_Hooks):
         edit: maps the list of the output's tensors to new tensors, in the same order and number.
 
     Raises:
-        ValueError: the path does not exist, or `edit` returned another number of tensors.
+        ValueError: the path does not exist, or is a list of modules, see `find_tap`; `edit` returned another number of
+            tensors.
 
     >>> model = nn.Sequential(nn.Identity(), nn.Identity())
     >>> with FeatureEdit(model, "0", lambda maps: [2 * maps[0]]):
@@ -191,7 +231,7 @@ class FeatureEdit(_Hooks):
 
     def __init__(self, model: nn.Module, path: str, edit: Callable[[list[Tensor]], Sequence[Tensor]]) -> None:
         super().__init__()
-        self._module = find_module(model, path)
+        self._module = find_tap(model, path)
         self._path = path
         self._edit = edit
 

@@ -6,12 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from mmengine.runner import LogProcessor
 from torch import nn
 
+from freqkd.hooks.distillation_log import DistillationLogHook, show_small_numbers
 from freqkd.hooks.masks import MaskHook
 from freqkd.hooks.memory_format import ChannelsLastHook
 from freqkd.hooks.progress import SECONDS, ProgressHook
 from freqkd.hooks.prompts import PromptFileHook
+from freqkd.models.distiller import Distiller
 from freqkd.models.prompt_tuner import PromptTuner
 from freqkd.utils.checkpoints import read_checkpoint
 
@@ -97,6 +100,59 @@ def test_statistics_without_validation_data_are_left_out_with_one_warning(fresh,
     log = next((tmp_path / "run").rglob("*.log")).read_text()
     assert log.count("PromptStatisticsHook measures nothing: it needs val_dataloader") == 1
     assert "Masks after" not in log
+
+
+def test_a_run_says_what_it_distils_and_what_came_of_it(stages):
+    first, second = (next((stages / name).rglob("*.log")).read_text().splitlines() for name in ("first", "second"))
+    start = next(place for place, line in enumerate(first) if line.endswith("Whose prompts are trained:"))
+    assert first[start + 1].startswith(
+        "    teacher: EncoderDecoder, 6.76 M parameters, from configs/baselines/semantic-fpn"
+    )
+    assert first[start + 2].startswith("    prompts: at 'neck': 64x")
+    assert first[start + 3].startswith("    trained: prompts (")
+    start = next(place for place, line in enumerate(second) if line.endswith("What is distilled:"))
+    assert not any("Saving checkpoint" in line for line in second[:start])
+    student, teacher, loss, *taps, beside = second[start + 1 : start + 7]
+    assert student.startswith("    student: EncoderDecoder, 827 k parameters")
+    assert teacher.endswith("with data/teachers/road-scenes_semantic-fpn-r18w48.pth")
+    assert (
+        "loss_freekd: FreeKDLoss, gradient 0.5 times the task's (weight measured over 50 iterations), prompts" in loss
+    )
+    assert loss.endswith("first/mine.pth")
+    assert [" at stride 4, " in line and line.count("stride") == 4 for line in taps] == [True, True]
+    assert taps[0].endswith(", through ConvAlign")
+    assert beside.startswith("    trained beside the student: loss_freekd.align (")
+    (end,) = [line for line in second if "Distilled student: " in line]
+    assert "Distilled student: aAcc " in end
+    assert "; its teacher: python tools/test.py configs/baselines/semantic-fpn" in end
+
+
+def test_the_end_of_a_run_has_the_students_metrics_and_the_command_for_the_teachers():
+    lines = []
+    runner = SimpleNamespace(model=Distiller.__new__(Distiller), logger=SimpleNamespace(info=lines.append))
+    torch.nn.Module.__init__(runner.model)
+    hook = DistillationLogHook()
+    for config, command in (("a.py", "; its teacher: python tools/test.py a.py b.pth"), (dict(model=1), "")):
+        runner.model.teacher = SimpleNamespace(config=config, checkpoint="b.pth")
+        hook.after_val_epoch(runner, {"coco/bbox_mAP": 0.25, "note": "text"})
+        hook.after_train(runner)
+        assert lines.pop() == f"Distilled student: coco/bbox_mAP 0.25{command}"
+    DistillationLogHook().after_train(runner)  # without a validation
+    assert not lines
+
+
+def test_small_numbers_of_the_training_are_written_in_scientific_notation(fresh):
+    hub = MessageHub.get_instance("numbers")
+    for mode in ("train", "val"):
+        hub.update_scalars({f"{mode}/grad_norm/loss_logit": 3.2e-6, f"{mode}/loss": 0.5})
+    processor = LogProcessor()
+    show_small_numbers(processor)
+    runner = SimpleNamespace(message_hub=hub)
+    texts = [
+        [f"{number:.4f}" for number in processor._collect_scalars([], runner, mode).values()]
+        for mode in ("train", "val")
+    ]
+    assert texts == [["3.2000e-06", "0.5000"], ["0.0000", "0.5000"]]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from freqkd.taps import FeatureEdit, FeatureTap, find_module, flatten_maps
+from freqkd.taps import FeatureEdit, FeatureTap, InputTap, find_module, find_tap, flatten_maps
 
 Pair = namedtuple("Pair", "left right")
 
@@ -98,6 +98,33 @@ def test_what_was_recorded_can_be_forgotten():
 def test_an_unknown_path_lists_the_nearest_names(make, path, names):
     with pytest.raises(ValueError, match=f"no module '{path}' in Shared; the nearest names are {names}"):
         make(Shared(), path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        find_tap,
+        lambda model, path: FeatureTap(model, [path]),
+        lambda model, path: InputTap(model, [path]),
+        lambda model, path: FeatureEdit(model, path, list),
+    ],
+)
+def test_a_list_of_modules_never_runs_and_names_what_does(make):
+    levels = nn.ModuleList(nn.ModuleList([nn.ReLU()]) for _ in range(5))
+    model = nn.ModuleDict(dict(head=nn.Sequential()))
+    model["head"].add_module("convs", levels)
+    words = (
+        "'head.convs.3' is a ModuleList, which never runs as a module, so there is nothing to tap; tap 'head', with "
+        "student_levels and teacher_levels for those of its maps that count, or one of its modules, 'head.convs.3.0'$"
+    )
+    with pytest.raises(ValueError, match=words):
+        make(model, "head.convs.3")
+    with pytest.raises(
+        ValueError, match=r"one of its modules, 'head.convs.0', 'head.convs.1', 'head.convs.2' to 'head.convs.4'$"
+    ):
+        make(model, "head.convs")
+    with pytest.raises(ValueError, match=r"'head' is a ModuleDict.*; tap one of its modules, of which it has none$"):
+        make(nn.ModuleDict(dict(head=nn.ModuleDict())), "head")
 
 
 def test_reading_what_is_not_tapped_lists_what_is():

@@ -145,6 +145,37 @@ def test_a_teacher_with_other_keys(refused, tmp_path):
     refused("1 missing", "bbox_head.retina_cls.weight", "1 unknown", "bbox_head.extra.weight", more=more)
 
 
+@pytest.fixture
+def other_order(tmp_path):
+    """The shipped teacher, whose checkpoint says another order of its classes."""
+    loaded = read_checkpoint(WEIGHTS)
+    meta = dict(dataset_meta=dict(classes=("WBC", "RBC", "Platelets")))
+    write_atomic(dict(state_dict=loaded["state_dict"], meta=meta), tmp_path / "other.pth")
+    return f"teacher=dict(checkpoint={str(tmp_path / 'other.pth')!r})"
+
+
+def test_a_teacher_with_classes_of_another_order(refused, other_order):
+    options = (
+        "type='freqkd.DistillTerm', student_tap='bbox_head.retina_cls', adapter=dict(type='freqkd.DenseLogits'), "
+        "loss=dict(type='freqkd.LogitLoss', divergence='quality_focal', activation='sigmoid')"
+    )
+    terms = f"terms=dict(_delete_=True, loss_kd=dict({options}))"
+    words = ("terms.loss_kd", "class 0 is 'RBC' in the data and 'WBC'", "(3 and 3 classes)", "classes='shared'")
+    refused(*words, more=f"model = dict({other_order}, {terms})")
+
+
+def test_a_prompt_stage_on_classes_of_another_order(refused, other_order):
+    words = ("prompt stage", "class 0 is 'RBC' in the data and 'WBC'", "model.teacher.classes=")
+    refused(*words, kind="prompts", more=f"model = dict({other_order})")
+
+
+def test_a_learned_align_before_class_logits(refused):
+    align = "dict(type='freqkd.ConvAlign', student_channels=27, teacher_channels=27, num_levels=5)"
+    options = f"type='freqkd.DistillTerm', student_tap='bbox_head.retina_cls', align={align}, loss=dict(type='freqkd.MSELoss')"
+    more = f"model = dict(terms=dict(_delete_=True, loss_mse=dict({options})))"
+    refused("terms.loss_mse", "align must be left out", "ConvAlign", "mix the classes", more=more)
+
+
 def test_prompts_that_are_not_there(refused):
     refused("prompt checkpoint not found: nowhere.pth", "tools/train.py", more=term("nowhere.pth"))
 

@@ -19,6 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--resume", nargs="?", const="auto", metavar="PATH", help="resume PATH, or the newest of the work dir"
     )
+    parser.add_argument(
+        "--no-rehearsal", action="store_true", help="start without running the model on an image of the data first"
+    )
     add_run_arguments(parser)
     options = parser.parse_args(arguments)
     config = load_run_config(options)
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.resume:
         config.resume = True
         config.load_from = None if options.resume == "auto" else options.resume
-    train(config, options.trust_checkpoint)
+    train(config, options.trust_checkpoint, rehearsal=not options.no_rehearsal)
 
 
 if __name__ == "__main__":

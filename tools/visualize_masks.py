@@ -12,6 +12,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
 
 from freqkd.apis.arguments import add_run_arguments, load_run_config, run_tool
+from freqkd.apis.export import is_distillation
 from freqkd.apis.preflight import check_data, check_parts
 from freqkd.models.options import build_part
 from freqkd.models.prompt_file import describe_prompts, read_prompts
@@ -36,10 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = load_run_config(options)
     if options.num < 1:
         raise ValueError(f"--num must be at least 1, got {options.num}")
-    check_data(config, ("val",))
+    if config.get("val_dataloader") is None:
+        raise ValueError(
+            "val_dataloader must be given, because the pictures are of its images, got none; add it, with val_cfg and "
+            "val_evaluator, to the config"
+        )
+    check_data(config, ("val",), options.trust_checkpoint)
     check_parts(config, "val")
-    with DefaultScope.overwrite_default_scope(config.default_scope):
-        if options.prompts and config.model.type.endswith("Distiller"):
+    with DefaultScope.overwrite_default_scope(config.get("default_scope")):
+        if options.prompts and is_distillation(config):
             for term in config.model.terms.values():
                 if term.get("prompts"):
                     term.prompts = options.prompts

@@ -57,12 +57,18 @@ class HeadAdapter:
         teacher_taps: paths tapped in the teacher beside the term's own.
         student_inputs: modules of the student whose calls' arguments are recorded, found in `batch.student_inputs`.
         runs_teacher: True where the adapter runs the teacher itself, so that nothing is tapped there for it.
+        compares_classes: False where nothing depends on which class is which, so that the networks may have other classes.
+        shared: the classes that are compared where the networks have different ones; see `freqkd.adapters.classes`.
+        reads_logits: True where it hands logits to the loss, before which no learned align may stand.
     """
 
     student_taps: tuple[str, ...] = ()
     teacher_taps: tuple[str, ...] = ()
     student_inputs: tuple[str, ...] = ()
     runs_teacher: bool = False
+    compares_classes: bool = True
+    shared: Any = None
+    reads_logits: bool = False
 
     def check_head(self, network: nn.Module, path: str, loss: nn.Module, owner: str) -> None:
         """Check that a network has a head of the kind that the adapter and the loss are for; by default, anything is.

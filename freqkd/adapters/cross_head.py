@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd.adapters.base import Batch, HeadAdapter
-from freqkd.adapters.dense import check_activation, count_boxes, unfold_anchors
+from freqkd.adapters.dense import count_boxes, unfold_anchors, unfold_class_map
 from freqkd.adapters.distribution import Targets, assign_targets
+from freqkd.adapters.heads import check_activation, check_num_classes, describe_head
 from freqkd.losses import align_statistics
-from freqkd.utils.checks import check_whole
+from freqkd.utils.checks import check_pyramids, check_whole
 
+HEAD = "bbox_head"
 Maps = list[Tensor]
 
 
@@ -68,10 +70,11 @@ class CrossHead(HeadAdapter):
         reg: name of the box predictor, of distributions (GFL) for `CrossKDLoss`, of boxes (`retina_reg`, `atss_reg`) for
             `CrossKDBoxLoss`; None: only classes, for a `LogitLoss` with quality focal divergence.
         centerness: name of the centerness predictor beside the boxes (`atss_centerness`); None: none.
-        num_classes: C, to unfold anchors; None, where `reg` is given: as in the teacher's head.
+        num_classes: C, to unfold anchors; None: as the teacher's head says.
 
     Raises:
-        ValueError: an argument out of range; features of another width than the teacher's.
+        ValueError: an argument out of range; heads with another number of classes; features of another width than the
+            teacher's.
 
     References:
         Wang et al., arXiv 2306.11369.
@@ -95,8 +98,6 @@ class CrossHead(HeadAdapter):
         check_whole("index", index, 0)
         if num_classes is not None:
             check_whole("num_classes", num_classes, 1)
-        if reg is None and num_classes is None:
-            raise ValueError("num_classes must be given where reg is None: anchors are unfolded by it")
         if reg is None and centerness is not None:
             raise ValueError(
                 f"centerness must be None where reg is None, got {centerness!r}: its predictor is on the branch of boxes"
@@ -105,15 +106,22 @@ class CrossHead(HeadAdapter):
         self.centerness, self.num_classes = centerness, num_classes
 
     def check_head(self, network: nn.Module, path: str, loss: nn.Module, owner: str) -> None:
-        """Check that a logit loss is for a network's `bbox_head`; see `check_activation`."""
-        check_activation(getattr(network, "bbox_head", None), loss, owner)
+        """Check that a logit loss and `num_classes` are for a network's `bbox_head`; see `check_activation`."""
+        head = getattr(network, HEAD, None)
+        if head is not None:
+            check_num_classes(self.num_classes, describe_head(network, HEAD), owner)
+        check_activation(head, loss, owner)
 
     def __call__(self, student_feats: list[Tensor], teacher_feats: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return the loss's arguments for the neck's maps of both networks."""
+        check_pyramids(student_feats, teacher_feats)
         batch.teacher.ready_heads()
         heads = batch.student.bbox_head, batch.teacher.model.bbox_head
         [(cross_cls, cls_teacher)] = self._branch(heads, "cls_convs", (self.cls,), student_feats, teacher_feats)
-        cross, teacher = (self._unfold(maps, heads[1]) for maps in (cross_cls, cls_teacher))
+        kind = describe_head(batch.teacher.model, HEAD)
+        cross, teacher = (
+            [unfold_class_map(level, kind, self.num_classes) for level in maps] for maps in (cross_cls, cls_teacher)
+        )
         if self.reg is None and not hasattr(heads[0], "get_anchors"):  # FCOS assigns points
             return dict(student=cross, teacher=teacher, avg_factor=count_boxes(batch))
         targets = assign_targets(heads[0], cross_cls, batch.data_samples)
@@ -137,9 +145,6 @@ class CrossHead(HeadAdapter):
             positive = (labels >= 0) & (labels < cross[0].shape[1])
             found.update(cross_centerness=centers[0], centerness_teacher=centers[1], positive=positive)
         return found
-
-    def _unfold(self, maps: Maps, head: Any) -> Maps:
-        return [unfold_anchors(level, int(self.num_classes or head.cls_out_channels)) for level in maps]
 
     def _branch(
         self, heads: tuple[Any, Any], convs: str, predictors: Sequence[str], student_feats: Maps, teacher_feats: Maps

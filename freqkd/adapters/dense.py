@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from freqkd.adapters.base import Batch, HeadAdapter
-from freqkd.losses.logits.divergence import DIVERGENCES
+from freqkd.adapters.classes import build_shared
+from freqkd.adapters.heads import HeadKind, check_activation, check_num_classes, describe_head, find_head
 from freqkd.utils.checks import check_choice, check_whole
 from freqkd.utils.processes import mean_over_processes
 
@@ -36,85 +38,95 @@ def unfold_anchors(logits: Tensor, num_classes: int) -> Tensor:
     return logits.unflatten(1, (channels // num_classes, num_classes)).transpose(1, 2)
 
 
+def unfold_class_map(logits: Tensor, kind: HeadKind | None, num_classes: int | None) -> Tensor:
+    """Split the channels of a head's class map as `unfold_anchors` does, by what the head says, else by `num_classes`.
+
+    Raises:
+        ValueError: the channels are not those of the head's anchors and classes.
+    """
+    channels = num_classes if kind is None or kind.channels is None else kind.channels
+    if channels is None:
+        raise ValueError("num_classes must be given where no head says it, got None; set it to the number of classes")
+    unfolded = unfold_anchors(logits, channels)
+    if kind is not None and kind.anchors and unfolded.shape[2] not in kind.anchors:
+        raise ValueError(
+            f"the channels of a class map of {kind.name} must be {kind.layout}, got {logits.shape[1]}; tap the class "
+            "predictor, e.g. 'bbox_head.retina_cls'"
+        )
+    return unfolded
+
+
 class DenseLogits(HeadAdapter):
     """Hand the class maps of all levels to a logit loss; every anchor of every position is a sample.
 
-    For heads with sigmoid class maps: RetinaNet (`bbox_head.retina_cls`), FCOS (`bbox_head.conv_cls`), ATSS
-    (`bbox_head.atss_cls`), GFL (`bbox_head.gfl_cls`). Student and teacher need the same anchors per position.
+    For RetinaNet (`bbox_head.retina_cls`), FCOS (`bbox_head.conv_cls`), ATSS (`bbox_head.atss_cls`), GFL
+    (`bbox_head.gfl_cls`) and their like. Their heads say whether the classes are independent (sigmoid, as in all of these) or
+    exclude each other (softmax, with background as the last class). Student and teacher need the same anchors per position.
 
     Args:
-        num_classes: C.
+        num_classes: C; None: as each head says.
         normalizer: "samples" for a mean over all anchors; "boxes" for a sum over the anchors, divided by the number of
             ground-truth boxes, averaged over processes. The papers divide by the number of positive anchors, which only
             the head's assigner knows, and which is roughly proportional to the number of boxes. With a gradient ratio as
             the term's weight, the divisor does not matter.
+        classes: None where both networks have the same classes in the same order. "shared": the classes that both have by name,
+            as tools/train.py finds them in the data and in the teacher's checkpoint; or pairs of indices (student, teacher).
+            The loss then runs over these and the background of a softmax head.
 
     Raises:
-        ValueError: an argument out of range; a loss for the other kind of head; on use, channels that are not a multiple
-            of `num_classes`.
+        ValueError: an argument out of range; a loss for the other kind of head; a head with another number of classes; on
+            use, channels that are not those of the head's anchors and classes.
 
     Config::
 
         loss_kd=dict(
             type='freqkd.DistillTerm', student_tap='bbox_head.retina_cls', weight=dict(ratio=0.5),
-            adapter=dict(type='freqkd.DenseLogits', num_classes=80),
+            adapter=dict(type='freqkd.DenseLogits'),
             loss=dict(type='freqkd.LogitLoss', divergence='quality_focal', activation='sigmoid'))
     """
 
-    def __init__(self, num_classes: int, normalizer: str = "samples") -> None:
-        check_whole("num_classes", num_classes, 1)
+    reads_logits = True
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        normalizer: str = "samples",
+        classes: str | Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        if num_classes is not None:
+            check_whole("num_classes", num_classes, 1)
         check_choice("normalizer", normalizer, NORMALIZER_CHOICES)
         self.num_classes, self.normalizer = num_classes, normalizer
+        self.shared = build_shared(classes)
+        self._heads: dict[str, HeadKind | None] = {}
 
     def check_head(self, network: nn.Module, path: str, loss: nn.Module, owner: str) -> None:
-        """Check that the loss is for the tapped head of a network; see `check_activation`."""
+        """Check that the loss and `num_classes` are for the tapped head of a network, and read what the head says."""
+        kind = describe_head(network, path)
+        check_num_classes(self.num_classes, kind, owner)
         check_activation(find_head(network, path), loss, owner)
+        self._heads[owner] = kind
 
     def __call__(self, student_feats: list[Tensor], teacher_feats: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return `student` and `teacher`: the levels' logits (N, C, A, H, W); and `avg_factor` where boxes divide."""
-        student, teacher = (
-            [unfold_anchors(level, self.num_classes) for level in maps] for maps in (student_feats, teacher_feats)
-        )
+        student, teacher = self._unfold(student_feats, "student"), self._unfold(teacher_feats, "teacher")
+        for ours, theirs in zip(student, teacher):
+            if ours.shape[2] != theirs.shape[2]:
+                raise ValueError(
+                    "student and teacher must have the same anchors at a position, got "
+                    f"{ours.shape[2]} and {theirs.shape[2]}, which no align changes; give both heads the same anchors, or "
+                    "distil their features, e.g. at the neck"
+                )
         divisor = dict(avg_factor=count_boxes(batch)) if self.normalizer == "boxes" else {}
         return dict(student=student, teacher=teacher, **divisor)
 
-
-def check_activation(head: Any, loss: Any, owner: str) -> None:
-    """Check that a logit loss has the activation of a head: sigmoid for independent classes, softmax for one of all.
-
-    Args:
-        head: a head whose class loss has `use_sigmoid`; a head without it is not checked.
-        loss: a loss with an `activation`; a loss without it is not checked.
-        owner: "student" or "teacher", for the message.
-
-    Raises:
-        ValueError: they differ.
-    """
-    given = getattr(loss, "activation", None)
-    found = getattr(head, "use_sigmoid_cls", getattr(getattr(head, "loss_cls", None), "use_sigmoid", None))
-    wanted = "sigmoid" if found else "softmax"
-    if found is None or given not in ("softmax", "sigmoid") or given == wanted:
-        return
-    words = [word for word, kind in DIVERGENCES.items() if wanted in kind.activations]
-    raise ValueError(
-        f"the loss's activation must be {wanted!r}, as the {owner}'s {type(head).__name__} has use_sigmoid={bool(found)}, "
-        f"got {given!r}; set activation={wanted!r}, with a divergence for it: {', '.join(words)}"
-    )
-
-
-def find_head(network: nn.Module, path: str) -> nn.Module | None:
-    """Return the outermost module on a tap's path that has a class loss, None without one.
-
-    >>> head = nn.ModuleDict(dict(loss_cls=nn.Identity(), conv=nn.Identity()))
-    >>> find_head(nn.ModuleDict(dict(bbox_head=head)), "bbox_head.conv") is head
-    True
-    """
-    parts = path.split(".")
-    for length in range(1, len(parts) + 1):
-        module = network.get_submodule(".".join(parts[:length]))
-        if hasattr(module, "loss_cls") or hasattr(module, "use_sigmoid_cls"):
-            return module
-    return None
+    def _unfold(self, maps: list[Tensor], owner: str) -> list[Tensor]:
+        kind = self._heads.get(owner)
+        logits = [unfold_class_map(level, kind, self.num_classes) for level in maps]
+        if self.shared is None:
+            return logits
+        background = kind is not None and kind.activation == "softmax"
+        return [self.shared.select(level, owner, background=background) for level in logits]
 
 
 def count_boxes(batch: Batch) -> Tensor:

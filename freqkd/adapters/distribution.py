@@ -69,6 +69,7 @@ class _Distributions(HeadAdapter):
     """Base: both networks' class logits and box distributions on every level."""
 
     student_taps = teacher_taps = TAPS
+    reads_logits = True
 
     def maps(self, batch: Batch) -> dict[str, list[Tensor]]:
         """Return `cls_student`, `reg_student`, `cls_teacher`, `reg_teacher`."""

@@ -32,6 +32,8 @@ class GroundTruthBoxes(HeadAdapter):
             loss=dict(type='freqkd.FGDLoss', channels=256, num_levels=5))
     """
 
+    compares_classes = False
+
     def __init__(self, extent: str = "padded") -> None:
         check_choice("extent", extent, EXTENT_CHOICES)
         self.extent = extent

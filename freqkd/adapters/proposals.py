@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from freqkd.adapters.base import Batch, HeadAdapter
-from freqkd.adapters.dense import check_activation
+from freqkd.adapters.classes import build_shared
+from freqkd.adapters.heads import check_activation
+from freqkd.adapters.roi_stages import find_stage, roi_stages, stage_path
 from freqkd.taps import find_module
-from freqkd.utils.checks import check_whole
 
 
 class ProposalLogits(HeadAdapter):
@@ -22,10 +24,15 @@ class ProposalLogits(HeadAdapter):
     its class loss receives them.
 
     Args:
-        stage: index of the box head of a cascade; None for a detector with one box head.
+        stage: index of the box head of a cascade, in both networks; None for detectors with one box head.
+        student_stage: index in the student, where it is another one; None: as `stage` says.
+        teacher_stage: index in the teacher. A Faster R-CNN learns from the last head of a Cascade R-CNN by teacher_stage=2.
+        classes: None where both networks have the same classes in the same order. "shared": the classes that both have by name,
+            as tools/train.py finds them in the data and in the teacher's checkpoint; or pairs of indices (student, teacher).
+            The softmax then runs over these and the background; proposals of another class count as background.
 
     Raises:
-        ValueError: a negative stage; on use, the teacher has no such box head.
+        ValueError: a negative stage, or `stage` beside one of the others; a network without such a box head.
 
     Config::
 
@@ -40,19 +47,25 @@ class ProposalLogits(HeadAdapter):
     """
 
     runs_teacher = True
+    reads_logits = True
 
-    def __init__(self, stage: int | None = None) -> None:
-        if stage is not None:
-            check_whole("stage", stage, 0)
-        self.stage = stage
-        end = "" if stage is None else f".{stage}"
-        self._extractor, self._head = f"roi_head.bbox_roi_extractor{end}", f"roi_head.bbox_head{end}"
+    def __init__(
+        self,
+        stage: int | None = None,
+        student_stage: int | None = None,
+        teacher_stage: int | None = None,
+        classes: str | Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        self.shared = build_shared(classes)
+        self.stages = roi_stages(stage, student_stage, teacher_stage)
+        self._extractor = stage_path("bbox_roi_extractor", self.stages["student"])
+        self._head = stage_path("bbox_head", self.stages["student"])
         self.student_taps = (self._head,)
         self.student_inputs = (self._extractor, f"{self._head}.loss_cls")
 
     def check_head(self, network: nn.Module, path: str, loss: nn.Module, owner: str) -> None:
-        """Check that the loss is for a network's box head; see `check_activation`."""
-        check_activation(dict(network.named_modules()).get(self._head), loss, owner)
+        """Check that the loss is for a network's box head, and that there is one; see `check_activation`."""
+        check_activation(find_stage(network, "bbox_head", self.stages[owner], owner), loss, owner)
 
     def __call__(self, student_feats: list[Tensor], teacher_feats: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return `student` and `teacher` logits (R, C + 1) and `target` (R,)."""
@@ -61,18 +74,17 @@ class ProposalLogits(HeadAdapter):
         if not loss_calls:  # mmdet computes no class loss where there is no proposal
             return dict(student=logits, teacher=logits.detach(), target=logits.new_zeros(len(logits), dtype=torch.long))
         _, rois = batch.student_inputs[self._extractor][0][:2]
-        return dict(student=logits, teacher=self.teacher_logits(batch, rois), target=loss_calls[0][1])
+        teacher, target = self.teacher_logits(batch, rois), loss_calls[0][1]
+        if self.shared is not None:
+            logits = self.shared.select(logits, "student", background=True)
+            teacher = self.shared.select(teacher, "teacher", background=True)
+            target = self.shared.relabel(target, other=logits.shape[1] - 1)
+        return dict(student=logits, teacher=teacher, target=target)
 
     @torch.no_grad()
     def teacher_logits(self, batch: Batch, rois: Tensor) -> Tensor:
         """Return the teacher's class logits (R, C + 1) of boxes (R, 5): index of the image, x1, y1, x2, y2."""
         head: Any = find_module(batch.teacher.model, "roi_head")
-        stages = len(head.bbox_head) if isinstance(head.bbox_head, nn.ModuleList) else None
-        if (stages is None) != (self.stage is None) or (stages is not None and int(self.stage or 0) >= stages):
-            has = "one box head: leave stage=None" if stages is None else f"{stages}: set stage from 0 to {stages - 1}"
-            raise ValueError(
-                f"stage must be that of a box head of student and teacher, got {self.stage}; the teacher has {has}"
-            )
-        stage = () if self.stage is None else (self.stage,)
+        stage = [] if self.stages["teacher"] is None else [self.stages["teacher"]]
         logits: Tensor = head._bbox_forward(*stage, batch.teacher_neck(), rois.detach())["cls_score"]
         return logits

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from freqkd.adapters.base import Batch, HeadAdapter
-from freqkd.adapters.dense import check_activation
+from freqkd.adapters.classes import build_shared
+from freqkd.adapters.heads import activation_of, check_activation
 from freqkd.losses.boxes import box_iou
 from freqkd.utils.checks import check_at_least, check_choice, check_flag, check_whole, upcast
 
@@ -49,6 +51,9 @@ class QueryLogits(HeadAdapter):
         iou_cost: weight of the overlap of the boxes.
         target: whether `target` is returned, the class that the student's assigner gives each query (C without an
             object), for divergences that need labels; this runs the assigner once more.
+        classes: None where both networks have the same classes in the same order. "shared": the classes that both have by name,
+            as tools/train.py finds them in the data and in the teacher's checkpoint; or pairs of indices (student, teacher).
+            Matching and loss then use these and "no object" alone; queries of another class count as without an object.
 
     Raises:
         ValueError: an argument out of range; a loss for the other kind of head; on use, heads of another family, or
@@ -67,6 +72,7 @@ class QueryLogits(HeadAdapter):
 
     student_taps = (HEAD,)
     runs_teacher = True
+    reads_logits = True
 
     def __init__(
         self,
@@ -76,7 +82,9 @@ class QueryLogits(HeadAdapter):
         box_cost: float = 5.0,
         iou_cost: float = 2.0,
         target: bool = False,
+        classes: str | Sequence[Sequence[int]] | None = None,
     ) -> None:
+        self.shared = build_shared(classes)
         check_choice("matching", matching, MATCHING_CHOICES)
         check_whole("layers", layers, 1)
         check_flag("target", target)
@@ -109,12 +117,15 @@ class QueryLogits(HeadAdapter):
                 f"layers must be at most the number of decoder layers, {len(scores)} in the student and "
                 f"{len(teacher_scores)} in the teacher, got {self.layers}"
             )
-        sigmoid = bool(getattr(getattr(head, "loss_cls", None), "use_sigmoid", False))
+        sigmoid = activation_of(head) == "sigmoid"
         student, teacher, labels = [], [], []
         for layer in range(-self.layers, 0):
             assigned = self._labels(head, scores[layer], boxes[layer], batch) if self.target else None
             for image in range(scores.shape[1]):
                 logits, teacher_logits = scores[layer, image], teacher_scores[layer, image]
+                if self.shared is not None:
+                    logits = self.shared.select(logits, "student", background=not sigmoid)
+                    teacher_logits = self.shared.select(teacher_logits, "teacher", background=not sigmoid)
                 places, teacher_places = boxes[layer, image], teacher_boxes[layer, image]
                 rows, columns = self.match(logits, places, teacher_logits, teacher_places, sigmoid)
                 student.append(logits[rows])
@@ -122,7 +133,12 @@ class QueryLogits(HeadAdapter):
                 if assigned is not None:
                     labels.append(assigned[image][rows])
         pairs: dict[str, Any] = dict(student=torch.cat(student), teacher=torch.cat(teacher))
-        return {**pairs, "target": torch.cat(labels)} if self.target else pairs
+        if not self.target:
+            return pairs
+        target = torch.cat(labels)
+        if self.shared is not None:
+            target = self.shared.relabel(target, other=len(self.shared.indices["student"]))
+        return {**pairs, "target": target}
 
     @torch.no_grad()
     def teacher_outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -167,7 +183,7 @@ class QueryLogits(HeadAdapter):
         if cls_student.shape[1] != cls_teacher.shape[1]:
             raise ValueError(
                 f"student and teacher must have the same classes, got {cls_student.shape[1]} and {cls_teacher.shape[1]} "
-                "class scores"
+                "class scores; compare those that both have: classes='shared'"
             )
         if self.matching == "identity":
             if len(cls_student) != len(cls_teacher):

@@ -62,7 +62,11 @@ def student_config(config: Config) -> Config:
     for key in ("resume", "load_from", "work_dir", "launcher", "teacher"):
         plain.pop(key, None)
     # Helper variables of the distillation, such as a loss that several terms use, are not the student's.
-    return Config({key: value for key, value in plain.items() if key == "model" or not _names_freqkd(value)})
+    kept = {key: value for key, value in plain.items() if key == "model" or not _names_freqkd(value)}
+    if plain.get("train_dataloader") and "train_dataloader" not in kept:  # of images without labels
+        for key in ("train_cfg", "optim_wrapper", "param_scheduler"):  # which a Runner takes with it only
+            kept.pop(key, None)
+    return Config(kept)
 
 
 def _names_freqkd(value: Any) -> bool:
@@ -111,7 +115,7 @@ def export_student(config: Config, checkpoint: str, out_dir: str, half: bool = F
     return folder / "student.pth"
 
 
-def _build(config: Config) -> nn.Module:
+def build_student(config: Config) -> nn.Module:
     """Build the network of a config's student, or model, with random weights."""
     model = config.model.student if is_distillation(config) else config.model
     with forked_randomness(), worded("model"), warnings.catch_warnings():
@@ -130,9 +134,11 @@ def check_weights(config: Config, loaded: Mapping[str, Any], source: str) -> Non
     Raises:
         CheckpointError: keys or shapes differ; the message lists the first of them.
     """
-    check_fit(_build(config), loaded, source, f"the config {config.filename}" if config.filename else "the config")
+    check_fit(
+        build_student(config), loaded, source, f"the config {config.filename}" if config.filename else "the config"
+    )
 
 
 def count_parameters(config: Config) -> int:
     """Return the number of parameters of a config's student, or model."""
-    return sum(parameter.numel() for parameter in _build(config).parameters())
+    return sum(parameter.numel() for parameter in build_student(config).parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path as osp
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
@@ -11,22 +12,34 @@ from mmengine.runner import Runner
 
 from freqkd.apis import preflight
 from freqkd.apis.export import is_distillation, student_config, write_config
+from freqkd.hooks.distillation_log import DistillationLogHook
 from freqkd.models.schedule import check_length
 from freqkd.utils.files import check_writable
 from freqkd.utils.loading import guarded_loading
 from freqkd.utils.processes import agreed, lost_processes_named, start_processes, without_devices
 
 
-def check_training(config: Config, trust: bool = False) -> None:
-    """Check everything that a training needs before it writes anything; what one process finds stops all of them."""
+def check_training(config: Config, trust: bool = False, rehearsal: bool = True) -> dict[str, Any]:
+    """Check everything that a training needs before it writes anything; what one process finds stops all of them.
+
+    Args:
+        config: the config of a training.
+        trust: read files that can run code.
+        rehearsal: run the model on an image of the data, see `check_model`.
+
+    Returns:
+        The shapes of what is tapped, see `Distiller.rehearse`; empty where they are not known.
+    """
     with agreed():
         check_writable("work dir", config.work_dir, "--work-dir")
         samples = preflight.check_data(config, trust=trust)
         preflight.check_parts(config, "train")
         check_length(config)
         preflight.check_cache(config)
-        preflight.check_model(config, preflight.check_checkpoint(config, trust), samples)
+        preflight.resolve_shared_classes(config, trust)
+        shapes = preflight.check_model(config, preflight.check_checkpoint(config, trust), samples, rehearsal)
         preflight.check_initial_weights(config, trust)
+    return shapes
 
 
 def build_runner(config: Config) -> Runner:
@@ -37,12 +50,19 @@ def build_runner(config: Config) -> Runner:
     return Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
 
 
-def train(config: Config, trust: bool = False) -> Runner:
-    """Check and run a training; a distillation also writes `student_config.py` beside its checkpoints."""
+def train(config: Config, trust: bool = False, rehearsal: bool = True) -> Runner:
+    """Check and run a training; a distillation also writes `student_config.py` beside its checkpoints.
+
+    Args:
+        config: the config of a training.
+        trust: read files that can run code.
+        rehearsal: run the model on an image of the data before anything is written.
+    """
     with guarded_loading(trust), lost_processes_named():
-        check_training(config, trust)
+        shapes = check_training(config, trust, rehearsal)
         add_safeguards(config)
         runner = build_runner(config)
+        runner.register_hook(DistillationLogHook(shapes))
         if is_distillation(config) and runner.rank == 0:
             write_config(student_config(config), osp.join(runner.work_dir, "student_config.py"))
         runner.train()

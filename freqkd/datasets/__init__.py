@@ -1,4 +1,6 @@
-"""Data set wrappers."""
+"""Data sets: fixed views of every image, and images without labels; padding to one size."""
 
 from freqkd.datasets.fixed_views import FixedViews as FixedViews
 from freqkd.datasets.fixed_views import View as View
+from freqkd.datasets.image_folder import ImageFolder as ImageFolder
+from freqkd.datasets.pad import PadToScale as PadToScale

@@ -81,7 +81,8 @@ def ld_terms(
     * loss_ld: `ld_weight * sum` over positives of `ld_loss`, weighed by the student's largest class probability;
     * loss_ld_vlr: `vlr_weight / 4 * sum` over the valuable localisation region, weighed by `vlr_region`;
     * loss_kd: `class_weight * mean` over a level's positives of `class_tau^2 KL / C` between softmaxes of the class
-      logits (although the head is a sigmoid one: as in the released program).
+      logits (although the head is a sigmoid one: as in the released program). A single class is compared with a background
+      of logit 0, which is its sigmoid: in the program, the term is then 0.
 
     Args:
         cls_student: class logits (N, C, H, W), or a list of levels; likewise the other maps.
@@ -128,12 +129,11 @@ def ld_terms(
         positive = (label >= 0) & (label < student.shape[1])
         score = torch.where(positive, student.detach().sigmoid().amax(1), 0.0)
         area = torch.zeros_like(score) if region is None else region
-        kl = F.kl_div(
-            (student / class_tau).log_softmax(1),
-            (teacher / class_tau).log_softmax(1),
-            reduction="none",
-            log_target=True,
-        ).mean(1)
+        logits = [x / class_tau for x in (student, teacher)]
+        if student.shape[1] == 1:  # a softmax over one class is 1 whatever the logits
+            logits = [F.pad(x, (0, 1)) for x in logits]
+        log_p, log_q = (x.log_softmax(1) for x in logits)
+        kl = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1) / student.shape[1]
         counted = positive * row_weights(student, seen)
         terms = {
             "loss_ld": ld_weight * ld_loss(reg_s, reg_t, score, tau=tau, avg_factor=1.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -11,23 +12,27 @@ from typing import Any, cast
 import torch
 from mmengine.config import ConfigDict
 from mmengine.dist import is_distributed
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from freqkd.adapters.base import Batch
+from freqkd.models.gradient_path import check_gradient, untrained_levels
 from freqkd.models.options import check_options, check_type, make
+from freqkd.models.rehearsal import part_of_rehearsal, rehearsing, take_image
 from freqkd.models.schedule import TermSchedule
 from freqkd.models.state_dict import STUDENT, from_student_keys, to_student_keys
 from freqkd.models.step_record import lowered
+from freqkd.models.tap_shapes import MapShape, map_shape
 from freqkd.models.term import DistillTerm
+from freqkd.models.weak_terms import WeakTerms
 from freqkd.models.weight import gradient_norm
 from freqkd.taps import FeatureTap, InputTap, find_module
 from freqkd.teacher import CachedTeacher, Teacher, build_teacher
-from freqkd.teacher.teacher import freeze_statistics, rehearsal, run_to, runs_on_features
+from freqkd.teacher.teacher import run_to, runs_on_features
 from freqkd.utils.checkpoints import CheckpointError, check_inheritable, hash_weights, load_strict
-from freqkd.utils.checks import check_sequence, check_whole
+from freqkd.utils.checks import check_flag, check_sequence, check_whole
 from freqkd.utils.randomness import forked_randomness
 
 
@@ -46,12 +51,15 @@ class Distiller(BaseModel):
             must be equal.
         task_schedule: arguments of `TermSchedule` for the student's own losses, for methods whose first phase has none;
             None: always.
+        own_losses: whether the student's own losses are computed. False: the terms alone, which need no labels; they compare
+            maps of backbone, neck or dense heads, and their weights are numbers.
         monitor: every so many iterations, each term's ratio to the task's gradient, its weight and its gradient norm go to
-            the log, at the price of one more backward pass to the tap; 0: never.
+            the log, and a warning where a term pulls with under 5 % of its ratio weight's, at the price of one more backward
+            pass to the tap; 0: never.
 
     Raises:
-        ValueError: a term's name or path is wrong; a tapped feature does not fit its term; what is to be inherited has
-            another shape.
+        ValueError: a term's name or path is wrong; a tapped feature does not fit its term, or no gradient of a term reaches
+            the student (in the first iteration); what is to be inherited has another shape.
         CheckpointError: the teacher or the prompts cannot be loaded, on `init_weights` or the first loss.
     """
 
@@ -65,10 +73,12 @@ class Distiller(BaseModel):
         terms: Mapping[str, DistillTerm | Mapping[str, Any]],
         inherit: Sequence[str] = (),
         task_schedule: Mapping[str, Any] | None = None,
+        own_losses: bool = True,
         monitor: int = 0,
         data_preprocessor: Any = None,
     ) -> None:
         check_whole("monitor", monitor, 0)
+        check_flag("own_losses", own_losses)
         check_sequence("inherit", inherit, "paths of student modules")
         if not isinstance(student, (nn.Module, Mapping)):
             raise ValueError(f"student must be the config of a network, dict(type=...), got {student!r}")
@@ -98,9 +108,14 @@ class Distiller(BaseModel):
             find_module(self.student, path)
         self.inherit = tuple(inherit)
         self.task_schedule = make("task_schedule", TermSchedule, task_schedule)
+        self.own_losses = own_losses
         self.monitor = monitor
+        if not own_losses:
+            self._check_without_task()
         self._prepared = False
         self._iteration = 0
+        self._unchecked = set(self.terms)  # terms of which no gradient was seen yet
+        self._weak_terms = WeakTerms()
         self._register_state_dict_hook(to_student_keys)
 
     @staticmethod
@@ -122,6 +137,30 @@ class Distiller(BaseModel):
         except ValueError as error:
             kind = CheckpointError if isinstance(error, CheckpointError) else ValueError
             raise kind(f"terms.{name}: {error}") from None
+
+    def _check_without_task(self) -> None:
+        """Check that nothing needs the student's own losses or labels."""
+        if self.task_schedule is not None or self.monitor:
+            name, rest = ("monitor", "0") if self.monitor else ("task_schedule", "None")
+            raise ValueError(
+                f"{name} must be {rest} with own_losses=False, where there is no task to schedule or to compare with"
+            )
+        for name, term in self.terms.items():
+            if term.adapter is not None:
+                raise ValueError(
+                    f"terms.{name}.adapter must be None with own_losses=False, got {type(term.adapter).__name__}: adapters "
+                    "look at labels or heads; leave the term to the training with labels"
+                )
+            if term.weight.wants_gradients:
+                raise ValueError(
+                    f"terms.{name}.weight must be a number with own_losses=False, where there is no task to take a ratio to; "
+                    "set it to 1.0"
+                )
+            if not runs_on_features(self.student, term.student_paths):
+                raise ValueError(
+                    f"terms.{name}.student_tap must lie in backbone, neck or a dense head with own_losses=False, got "
+                    f"{term.student_tap!r}, which runs with labels only"
+                )
 
     @property
     def terms(self) -> dict[str, DistillTerm]:
@@ -179,28 +218,61 @@ class Distiller(BaseModel):
         prompts = {f"terms.{name}.prompts": hash_weights(loss.state_dict()) for name, loss in prompted.items()}
         return {"model.teacher": self.teacher.hash, **prompts}
 
-    def rehearse(self, size: tuple[int, int] = (64, 96)) -> None:
-        """Run every term once on a blank image, without training anything: raises what the first iteration would.
+    def rehearse(
+        self, sample: Mapping[str, Any] | None = None, size: tuple[int, int] = (64, 96)
+    ) -> dict[str, dict[str, list[MapShape]]]:
+        """Run every term once on one image, without training anything: raises what the first iteration would.
 
-        Terms with an adapter, and taps that need boxes or queries, are left to the first iteration.
+        Args:
+            sample: what the pipeline of the training data gives for an image. None: a blank image, where terms with an
+                adapter, and taps that need boxes or queries, are left to the first iteration.
+            size: height and width of the blank image.
+
+        Returns:
+            The shapes of what was tapped in the "student" and the "teacher", by path; empty where nothing could run.
+
+        Raises:
+            ValueError: something does not fit.
+            RehearsalError: a part fails for a reason that no check foresaw.
         """
         self.prepare()
         paths = _paths(term.student_paths for term in self.terms.values())
-        if not runs_on_features(self.student, paths):
-            return
-        inputs = torch.zeros(1, 3, *size, device=next(self.student.parameters()).device)
-        was_training = self.student.training
-        freeze_statistics(self.student.train())
-        with torch.no_grad(), rehearsal(), FeatureTap(self.student, paths) as tap:
-            images = self.teacher.normalize(inputs, None)
-            teacher_feats = self.teacher.start(images, None)()
-            run_to(self.student, inputs, None, paths, as_in_training=True)
-            student_feats = {path: tap.maps(path) for path in paths}
-            batch = Batch(inputs, images, None, self.student, self.teacher, student_feats, teacher_feats)
+        listened = _paths(term.student_inputs for term in self.terms.values())
+        with rehearsing(self):
+            image = take_image(self, sample, size)
+            if image.samples is None and not runs_on_features(self.student, paths):
+                return {}
+            with part_of_rehearsal("the teacher", image):
+                images = self.teacher.normalize(image.inputs, image.samples)
+                # Not `start`: a cache would look for the view that the image is.
+                taught = self.teacher.paths
+                teacher_feats = self.teacher.extract(images, image.samples, taught) if taught else {}
+            with part_of_rehearsal("the student", image):
+                with FeatureTap(self.student, paths) as tap, InputTap(self.student, listened) as calls:
+                    if image.samples is None:
+                        run_to(self.student, image.inputs, None, paths, as_in_training=True)
+                    else:
+                        self._student_losses(image.inputs, image.samples, paths)
+                    student_feats = {path: tap.maps(path) for path in paths}
+                    student_inputs = {path: calls[path] for path in listened}
+            batch = Batch(
+                image.inputs,
+                images,
+                image.samples,
+                self.student,
+                self.teacher,
+                student_feats,
+                teacher_feats,
+                student_inputs,
+            )
             for name, term in self.terms.items():
-                if term.adapter is None:
-                    self._term_loss(name, term, batch)
-        self.student.train(was_training)
+                if term.adapter is None or image.samples is not None:
+                    with part_of_rehearsal(f"terms.{name}", image, f"terms.{name}: "):
+                        self._term_loss(term, batch)
+        return {
+            owner: {path: [map_shape(one, image.inputs.shape) for one in maps] for path, maps in feats.items()}
+            for owner, feats in (("student", student_feats), ("teacher", teacher_feats))
+        }
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
         """Do what the student does; in `loss` mode, add the terms."""
@@ -213,22 +285,27 @@ class Distiller(BaseModel):
         paths = _paths(term.student_paths for term in self.terms.values())
         listened = _paths(term.student_inputs for term in self.terms.values())
         with FeatureTap(self.student, paths) as tap, InputTap(self.student, listened) as calls:
-            losses: dict[str, Any] = dict(self.student(inputs, data_samples, mode="loss"))
+            losses = self._student_losses(inputs, data_samples, paths)
             student_feats = {path: tap.maps(path) for path in paths}
             student_inputs = {path: calls[path] for path in listened}
             tap.clear()
         batch = Batch(
             inputs, images, data_samples, self.student, self.teacher, student_feats, teacher_feats(), student_inputs
         )
-        task, _ = self.parse_losses(losses)
+        task = self.parse_losses(losses)[0] if self.own_losses else None
         if self.task_schedule is not None:
             losses = scale_losses(losses, self.task_schedule())
         watched = bool(self.monitor and self._iteration % self.monitor == 0)
         task_norms: dict[Any, Tensor] = {}
         for name, term in self.terms.items():
-            loss = self._term_loss(name, term, self._with_own_maps(name, term, batch))
+            own = self._with_own_maps(name, term, batch)
+            with _named(name), term.warnings.named(f"terms.{name}"):
+                term.warn_of_strides(own)
+                loss = self._term_loss(term, own)
+            if name in self._unchecked and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                self._check_gradient(name, term, loss, own)
             factor = (term.schedule() if term.schedule is not None else 1.0) * lowered(name)
-            if term.weight.wants_gradients or watched:
+            if task is not None and (term.weight.wants_gradients or watched):
                 maps = term.select(student_feats[term.student_tap], "student")
                 place = (term.student_tap, term.student_levels)
                 with _named(name):
@@ -241,15 +318,40 @@ class Distiller(BaseModel):
         return losses
 
     @staticmethod
-    def _term_loss(name: str, term: DistillTerm, batch: Batch) -> Tensor:
+    def _term_loss(term: DistillTerm, batch: Batch) -> Tensor:
         """Return a term's unweighted loss."""
+        student = term.select(batch.student_feats[term.student_tap], "student")
+        teacher: list[Tensor] = []
+        if term.teacher_tap in term.teacher_paths:
+            teacher = term.select(batch.teacher_feats[term.teacher_tap], "teacher")
+        term.advance()
+        return term(student, teacher, batch)
+
+    def _student_losses(self, inputs: Tensor, data_samples: Any, paths: Sequence[str]) -> dict[str, Any]:
+        """Run the student, and return its own losses; without them, it runs as far as it is tapped."""
+        if self.own_losses:
+            return dict(self.student(inputs, data_samples, mode="loss"))
+        run_to(self.student, inputs, data_samples, paths, as_in_training=True)
+        return {}
+
+    def _check_gradient(self, name: str, term: DistillTerm, loss: Tensor, batch: Batch) -> None:
+        """Check in the first iteration that a term trains the student; warn of levels that do not."""
         with _named(name):
-            student = term.select(batch.student_feats[term.student_tap], "student")
-            teacher: list[Tensor] = []
-            if term.teacher_tap in term.teacher_paths:
-                teacher = term.select(batch.teacher_feats[term.teacher_tap], "teacher")
-            term.advance()
-            return term(student, teacher, batch)
+            known = check_gradient(
+                loss, self.student, term.student_tap, {path: batch.student_feats[path] for path in term.student_paths}
+            )
+        if not known:
+            return
+        self._unchecked.remove(name)
+        levels = untrained_levels(term.select(batch.student_feats[term.student_tap], "student"))
+        if levels:
+            indices = [term.student_levels[level] for level in levels] if term.student_levels else levels
+            print_log(
+                f"terms.{name}: no gradient reaches the student from level {', '.join(map(str, indices))} of "
+                f"{term.student_tap!r}, whose parameters are frozen or run without a graph; leave it out by student_levels=",
+                "current",
+                logging.WARNING,
+            )
 
     def _with_own_maps(self, name: str, term: DistillTerm, batch: Batch) -> Batch:
         """Give a term the student's maps as tensors of its own, so that its gradient can be told from all others."""
@@ -260,16 +362,17 @@ class Distiller(BaseModel):
             self.watch(name, maps)
         return dataclasses.replace(batch, student_feats={**batch.student_feats, **maps})
 
-    @staticmethod
     def _measure(
-        name: str, term: DistillTerm, task_norm: Tensor, term_norm: Tensor, factor: float, watched: bool
+        self, name: str, term: DistillTerm, task_norm: Tensor, term_norm: Tensor, factor: float, watched: bool
     ) -> None:
         """Give a term's weight the norms of both gradients, and log them where they are watched."""
         term.weight.update(task_norm, term_norm)
-        if not watched:
-            return
         weight = term.weight.value() * factor
         ratio = weight * term_norm / task_norm.clamp(min=1e-30)
+        if weak := self._weak_terms.notice(name, term.weight, float(ratio), factor):
+            print_log(weak, "current", logging.WARNING)
+        if not watched:
+            return
         hub = MessageHub.get_current_instance()
         for what, value in (("ratio", ratio), ("weight", weight), ("grad_norm", term_norm)):
             hub.update_scalar(f"train/{what}/{name}", float(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from freqkd.losses.freekd.loss import FreeKDLoss
 from freqkd.losses.freekd.prompts import PROMPT_PRESETS, FrequencyPrompt, check_prompt_options, count_bands
 from freqkd.losses.freekd.wavelets import HAAR_NAMES
+from freqkd.models.options import part_class
 from freqkd.utils.checkpoints import CheckpointError, read_checkpoint, write_atomic
 from freqkd.utils.checks import WIDEST, check_levels, check_whole
 
@@ -111,6 +113,12 @@ class PromptFile:
         self.compare(stated)
         found = {name: self.made[name] for name in LOSS_KEYS}
         return {**options, **found, **({"relation": "gate"} if self.made["gate"] else {})}
+
+    def complete_align(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of an align completed by the teacher's channels and the number of levels, if it takes them."""
+        known = inspect.signature(part_class("align", options)).parameters
+        said = dict(teacher_channels=self.made["channels"], num_levels=self.made["num_levels"])
+        return {**{name: value for name, value in said.items() if name in known}, **options}
 
     def load_into(self, loss: FreeKDLoss) -> None:
         """Copy the tokens and gates into a loss.

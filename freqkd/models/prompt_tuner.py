@@ -15,11 +15,14 @@ from freqkd.losses.freekd.loss import check_finite
 from freqkd.losses.freekd.prompts import FrequencyPrompt, build_prompts, mask_deviation
 from freqkd.losses.freekd.relation import ChannelGate, channel_relation
 from freqkd.models.options import check_options
-from freqkd.taps import FeatureEdit, FeatureTap, find_module
+from freqkd.models.rehearsal import first_iteration, part_of_rehearsal, take_image
+from freqkd.models.tap_shapes import MapShape, map_shape
+from freqkd.taps import FeatureEdit, FeatureTap, find_tap
 from freqkd.teacher import CachedTeacher, Teacher, build_teacher
-from freqkd.teacher.teacher import rehearsal
+from freqkd.teacher.teacher import blank_image, rehearsal
 from freqkd.utils.checkpoints import CheckpointError
 from freqkd.utils.checks import check_at_least, check_flag, check_levels
+from freqkd.utils.warning_log import WarningLog
 
 _PLACEHOLDER = dict(type="BaseDataPreprocessor")
 
@@ -69,13 +72,14 @@ class PromptTuner(BaseModel):
             self.prompts = build_prompts(**prompts)
         except ValueError as error:
             raise ValueError(f"prompts: {error}") from None
-        self.teacher = build_teacher(teacher)
+        self.teacher = build_teacher(teacher, with_losses=True)
         widths = [cast(FrequencyPrompt, prompt).channels for prompt in self.prompts]
         self.gates = nn.ModuleList(ChannelGate(width) for width in widths if gate)
         self.tap = tap
         self.levels = None if levels is None else tuple(levels)
         self.overlap_weight = overlap_weight
         self._prepared = False
+        self._warnings = WarningLog()
 
     @property
     def data_preprocessor(self) -> nn.Module:
@@ -97,7 +101,7 @@ class PromptTuner(BaseModel):
             return
         self.teacher.to(self._device)
         try:
-            find_module(self.teacher.model, self.tap)
+            find_tap(self.teacher.model, self.tap)
         except ValueError as error:
             raise ValueError(f"tap: {error}") from None
         self.teacher.prepare([self.tap], self.teacher.model.data_preprocessor)
@@ -114,9 +118,8 @@ class PromptTuner(BaseModel):
         model = self.teacher.model
         last = "neck" if getattr(model, "with_neck", False) else "backbone"
         if self.tap == last and hasattr(model, "extract_feat"):
-            blank = torch.zeros(1, 3, 64, 96, device=self._device)
             with torch.no_grad(), rehearsal(), FeatureTap(model, [self.tap]) as tap:
-                taken = model.extract_feat(blank)
+                taken = model.extract_feat(blank_image(model))
                 maps = tap.maps(self.tap)
             if isinstance(taken, (tuple, list)) and list(map(id, taken)) == list(map(id, maps)):
                 return
@@ -141,12 +144,30 @@ class PromptTuner(BaseModel):
         self.prepare()
         return {"model.teacher": self.teacher.hash}
 
-    def rehearse(self, size: tuple[int, int] = (64, 96)) -> None:
-        """Run the tapped part once on a blank image: raises what the first iteration would."""
+    def rehearse(
+        self, sample: Mapping[str, Any] | None = None, size: tuple[int, int] = (64, 96)
+    ) -> dict[str, dict[str, list[MapShape]]]:
+        """Run the tapped part once on one image: raises what the first iteration would.
+
+        Args:
+            sample: what the pipeline of the training data gives for an image; None: a blank image.
+            size: height and width of the blank image.
+
+        Returns:
+            The shapes of what was tapped in the "teacher", by path.
+
+        Raises:
+            ValueError: the tapped maps do not fit the prompts.
+            RehearsalError: a part fails for a reason that no check foresaw.
+        """
         self.prepare()
-        blank = torch.zeros(1, 3, *size, device=self._device)
-        with torch.no_grad(), rehearsal():
-            self.edit(self.teacher.extract(blank, None, [self.tap])[self.tap])
+        with torch.no_grad(), rehearsal(), first_iteration():
+            image = take_image(self.teacher.model, sample, size)
+            with part_of_rehearsal("the teacher", image):
+                maps = self.teacher.extract(image.inputs, image.samples, [self.tap])[self.tap]
+            with part_of_rehearsal("the prompts", image):
+                self.edit(maps)
+        return {"teacher": {self.tap: [map_shape(one, image.inputs.shape) for one in maps]}}
 
     def edit(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the maps rebuilt from their masked bands; notes the overlap of the masks."""
@@ -155,12 +176,15 @@ class PromptTuner(BaseModel):
         rebuilt, overlaps = list(maps), []
         for index, level in enumerate(levels):
             prompt = cast(FrequencyPrompt, self.prompts[index])
+            with self._warnings.named("prompts"):
+                prompt.check_size(chosen[index], f"map {level} of {self.tap!r}")
             feature, overlap = prompt(chosen[index])
             if len(self.gates):
                 deeper = chosen[index + 1] if index + 1 < len(chosen) else None
                 gain = self.gates[index](channel_relation(chosen[index], deeper))
                 feature = feature * gain[:, :, None, None]
-            rebuilt[level] = feature.to(maps[level].dtype)
+            # Cropped to an odd size it is a view with gaps, which `view` in a transformer refuses.
+            rebuilt[level] = feature.to(maps[level].dtype).contiguous()
             overlaps.append(overlap)
         self._overlap = torch.stack(overlaps).mean()
         return rebuilt
@@ -207,23 +231,19 @@ class PromptTuner(BaseModel):
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
         """Run the masked teacher; in `loss` mode, with the overlap of its masks."""
         self.prepare()
-        if mode == "loss":
-            self.teacher.ready_heads()
-        else:
-            self.teacher.model.eval()
-        if mode == "loss" and isinstance(self.teacher, CachedTeacher):
-            maps = self.teacher.start(inputs, data_samples)()[self.tap]
-            with _extracting(self.teacher.model, tuple(self.edit(maps))):
-                output = self.teacher.model(inputs, data_samples, mode=mode)
-        else:
-            with FeatureEdit(self.teacher.model, self.tap, self.edit):
-                output = self.teacher.model(inputs, data_samples, mode=mode)
-        if mode == "loss":
-            hub = MessageHub.get_current_instance()
-            hub.update_scalar("train/overlap", float(self._overlap.detach()))
-            output = dict(output)
-            output["loss_overlap"] = self._overlap * self.overlap_weight
-        return output
+        if mode != "loss":
+            with FeatureEdit(self.teacher.model.eval(), self.tap, self.edit):
+                return self.teacher.model(inputs, data_samples, mode=mode)
+        with self.teacher.computing_losses() as network:
+            if isinstance(self.teacher, CachedTeacher):
+                maps = self.teacher.start(inputs, data_samples)()[self.tap]
+                with _extracting(network, tuple(self.edit(maps))):
+                    losses = dict(network(inputs, data_samples, mode=mode))
+            else:
+                with FeatureEdit(network, self.tap, self.edit):
+                    losses = dict(network(inputs, data_samples, mode=mode))
+        MessageHub.get_current_instance().update_scalar("train/overlap", float(self._overlap.detach()))
+        return {**losses, "loss_overlap": self._overlap * self.overlap_weight}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -9,13 +10,17 @@ from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
 from freqkd.adapters.base import Batch, HeadAdapter
+from freqkd.adapters.classes import check_align
+from freqkd.adapters.heads import check_bare_tap
 from freqkd.losses.freekd.loss import PRESETS, FreeKDLoss
 from freqkd.models.options import build_part, make, part_class
 from freqkd.models.prompt_file import PromptFile, read_prompts
 from freqkd.models.schedule import TermSchedule
+from freqkd.models.strides import compare_strides
 from freqkd.models.weight import build_weight
-from freqkd.taps import find_module
+from freqkd.taps import find_tap
 from freqkd.utils.checks import check_choice, check_levels
+from freqkd.utils.warning_log import WarningLog
 
 
 class DistillTerm(nn.Module):
@@ -28,8 +33,10 @@ class DistillTerm(nn.Module):
         teacher_tap: path in the teacher; None: where the prompts were trained, or the same as the student's.
         align: maps student features to the teacher's channels or size, or its config; None: they fit already.
         weight: a number, or `dict(ratio=..., iters=...)`: the ratio of the term's gradient at the tap to the task's.
-        student_levels: indices of the student's tapped maps that count; None: the same as the teacher's.
-        teacher_levels: indices of the teacher's; None: those of the prompts, or the same as the student's, or all.
+        student_levels: indices of the student's tapped maps that count, in the order in which they are paired with the
+            teacher's; None: the same as the teacher's. P2 to P6 and P3 to P7 pair as (1, 2, 3, 4) and (0, 1, 2, 3).
+        teacher_levels: indices of the teacher's; None: those of the prompts, or the same as the student's, or all. Where
+            paired maps differ in stride, a warning says so, once.
         prompts: file of trained prompts, for losses that have prompts, which says channels, levels and tap; what a config
             states beside it must agree. `"untrained"` goes without, on purpose.
         schedule: arguments of `TermSchedule`; None: always.
@@ -86,6 +93,8 @@ class DistillTerm(nn.Module):
             self.prompt_file.compare(dict(tap=self.teacher_tap, levels=list(self.teacher_levels or ())))
             if isinstance(loss, Mapping):
                 loss = self.prompt_file.complete(loss)
+            if isinstance(align, Mapping):
+                align = self.prompt_file.complete_align(align)
         self.loss: nn.Module = build_part("loss", loss)
         self.align: nn.Module | None = build_part("align", align)
         self.weight = build_weight(weight)
@@ -102,6 +111,8 @@ class DistillTerm(nn.Module):
             )
         if self.prompt_file is not None:
             self.prompt_file.load_into(cast(FreeKDLoss, self.loss))
+        self.warnings = WarningLog()
+        self._compared_strides = False
 
     @property
     def needs_prompts(self) -> bool:
@@ -126,23 +137,33 @@ class DistillTerm(nn.Module):
             network: that network.
 
         Raises:
-            ValueError: a path does not exist, or the head's activation is not the loss's.
+            ValueError: a path does not exist or is a list of modules, or the head's activation is not the loss's.
         """
         own = self.student_tap if owner == "student" else self.teacher_tap
         paths = (*self.student_paths, *self.student_inputs) if owner == "student" else self.teacher_paths
+        if own in paths:
+            same = owner == "teacher" and own == self.student_tap
+            hint = "; where its path is not the student's, name it: teacher_tap='...'" if same else ""
+            self._check_paths(network, [own], f"terms.{name}.{owner}_tap", hint)
+        try:
+            if owner == "student":
+                check_align(self.align, self.adapter, network, own)
+            if self.adapter is None:
+                check_bare_tap(network, own, self.loss, owner)
+            else:
+                self.adapter.check_head(network, own, self.loss, owner)
+        except ValueError as error:
+            raise ValueError(f"terms.{name}: {error}") from None
+
+        self._check_paths(network, paths, f"terms.{name}.adapter, in the {owner}")
+
+    @staticmethod
+    def _check_paths(network: nn.Module, paths: Sequence[str], place: str, hint: str = "") -> None:
         for path in dict.fromkeys(paths):
             try:
-                find_module(network, path)
+                find_tap(network, path)
             except ValueError as error:
-                place = f"terms.{name}.{owner}_tap" if path == own else f"terms.{name}.adapter, in the {owner}"
-                same = owner == "teacher" and path == self.student_tap
-                hint = "; where its path is not the student's, name it: teacher_tap='...'" if same else ""
                 raise ValueError(f"{place}: {error}{hint}") from None
-        if self.adapter is not None:
-            try:
-                self.adapter.check_head(network, own, self.loss, owner)
-            except ValueError as error:
-                raise ValueError(f"terms.{name}: {error}") from None
 
     def select(self, maps: list[Tensor], owner: str) -> list[Tensor]:
         """Return the maps of the chosen levels that were tapped in the "student" or the "teacher".
@@ -166,6 +187,16 @@ class DistillTerm(nn.Module):
                 f"{owner}_levels must be below {len(maps)}, the number of maps of {owner} {path!r}, got {levels}"
             )
         return [maps[level] for level in levels]
+
+    def warn_of_strides(self, batch: Batch) -> None:
+        """Warn, once, where maps of different strides are compared; the images of both networks have one size."""
+        if self._compared_strides or self.teacher_tap not in batch.teacher_feats:
+            return
+        self._compared_strides = True
+        student, teacher = batch.student_feats[self.student_tap], batch.teacher_feats[self.teacher_tap]
+        found = compare_strides(student, teacher, batch.inputs.shape, self.student_levels, self.teacher_levels)
+        if found:
+            warnings.warn(f"{found}; leave it so if this is meant", stacklevel=2)
 
     @property
     def student_paths(self) -> tuple[str, ...]:

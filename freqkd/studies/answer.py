@@ -18,7 +18,13 @@ Record = dict[str, Any]
 NUMBERS = {"metric", "seconds_per_step", "train_seconds", "peak_memory_mb"}
 RUN = NUMBERS | {"study", "method", "seed", "budget", "options", "curve", "fidelity", "images", "trials"}
 STUDY = {"study", "metric_name", "teacher", "calibration"}
-COMPARED = {"to_student": "", "to_mse": " compared with MSE", "to_control": " compared with its random-teacher control"}
+COMPARED = {  # how the sentences name what a row is compared with
+    "to_student": "",
+    "to_mse": " compared with MSE",
+    "to_pkd": " compared with PKD",
+    "to_control": " compared with its random-teacher control",
+}
+COLUMNS = {"to_mse": "to MSE", "to_pkd": "to PKD", "to_control": "to its random-teacher control"}
 NOTES = """\
 Differences: paired over seeds, with a 95 % t interval (Welch's where seeds are not shared). Verdicts are corrected for the
 number of methods (Holm), intervals are not. Over images: 95 % bootstrap interval for the networks at hand. Could see: true
@@ -64,7 +70,7 @@ def _length(run: Record) -> str:
 def summarise(study: Record, runs: Sequence[Record]) -> Record:
     """Return the answer of a study as plain numbers: for each length at which the student alone has run, a row a method.
 
-    A row compares its method to the student alone, to MSE, and to its own control with a random teacher; each of the
+    A row compares its method to the student alone, to MSE and PKD, and to its own control with a random teacher; each of the
     three is a family of its own for Holm's correction. Controls have rows too, but are not counted as methods.
 
     Args:
@@ -110,7 +116,12 @@ def _summarise_length(study: Record, methods: Mapping[str, Mapping[int, Record]]
 
 
 def _reference(key: str, method: str) -> str:
-    return {"to_student": st.STUDENT, "to_mse": st.MSE, "to_control": method + st.CONTROL}[key]
+    return {"to_student": st.STUDENT, "to_mse": st.MSE, "to_pkd": st.PKD, "to_control": method + st.CONTROL}[key]
+
+
+def _columns(length: Record) -> dict[str, str]:
+    """Return the comparisons of a length beside that with the student alone, PKD where it is a method, and their heads."""
+    return {key: head for key, head in COLUMNS.items() if key != "to_pkd" or any(row[key] for row in length["rows"])}
 
 
 def _over_images(method: Mapping[int, Record], reference: Mapping[int, Record]) -> list[float] | None:
@@ -143,7 +154,7 @@ def _row(name: str, runs: Sequence[Record], target: float) -> Record:
 def words(answer: Record, length: Record) -> str:
     """Return two sentences about one length: what the data support, and what they do not.
 
-    Comparisons with MSE and with the control are told of methods that help.
+    Comparisons with MSE, PKD and the control are told of methods that help.
     """
     form, settled, unsettled, seen = _form(answer), [], [], []
     for row in length["rows"]:
@@ -169,6 +180,28 @@ def words(answer: Record, length: Record) -> str:
     )
 
 
+def brief(answer: Record, length: Record) -> str:
+    """Return the verdicts of one length against the student alone, shorter than `words`, for a page's first lines."""
+    form = _form(answer)
+    found: dict[str, list[str]] = {}
+    for row in length["rows"]:
+        if (entry := row["to_student"]) and "verdict" in entry:
+            found.setdefault(entry["verdict"], []).append(
+                f"`{row['method']}` {entry['mean']:+{form}} ({_ends(entry, form)})"
+            )
+    alone = next(row for row in length["rows"] if row["method"] == st.STUDENT)
+    verdicts = "; ".join(f"{verdict}: {', '.join(found[verdict])}" for verdict in sorted(found, reverse=True))
+    return (
+        f"{answer['study']}, {length['length']}, {len(alone['metrics'])} seeds: the student alone reaches "
+        f"{alone['metric']:{form}} {answer['metric_name']}, its teacher {answer['teacher']['metric']:{form}}. Gains over the "
+        f"student alone, with 95 % intervals: {verdicts}."
+    )
+
+
+def _ends(entry: Record, form: str) -> str:
+    return f"{entry['low']:+{form}} to {entry['high']:+{form}}" if entry["low"] is not None else "one seed"
+
+
 def markdown(answer: Record, picture: str = "curves.png") -> str:
     """Return the report in Markdown: for each length two sentences, a table of gains and a table of costs."""
     form = _form(answer)
@@ -180,7 +213,6 @@ def markdown(answer: Record, picture: str = "curves.png") -> str:
         lines += ["", f"Smallest gain worth having: {length['worthwhile']:{form}}."]
         gains, costs = [], []
         for row in length["rows"]:
-            differences = [_mean(row[key], "+" + form) for key in COMPARED]
             alone = row["to_student"] or {"seeds": "-"}
             images = alone.get("over_images")
             gains.append({
@@ -188,9 +220,10 @@ def markdown(answer: Record, picture: str = "curves.png") -> str:
                 "options": "; ".join(", ".join(f"{k} {v}" for k, v in entry.items()) for entry in row["options"]) or "-",
                 "seeds": str(len(row["metrics"])), "compared": str(alone["seeds"]),
                 "mean": _text(row["metric"], form), "deviation": _text(row["deviation"], form),
-                "to student alone": differences[0], "over images": _mean(images and alone, "+" + form, images),
+                "to student alone": _mean(row["to_student"], "+" + form),
+                "over images": _mean(images and alone, "+" + form, images),
                 "p (Holm)": _text(alone.get("p_holm"), ".2g"),
-                "to MSE": differences[1], "to its random-teacher control": differences[2],
+                **{head: _mean(row[key], "+" + form) for key, head in _columns(length).items()},
                 "share of gap": _text(row["share"], ".0%"), "could see": _text(row["could_see"], form),
                 "verdict": alone.get("words", "-"),
             })  # fmt: skip
@@ -221,7 +254,8 @@ def compact(answer: Record, length: Record, brief: bool = False) -> str:
         cells = {
             "method": row["method"], "runs": str(len(row["metrics"])),
             answer["metric_name"]: _text(row["metric"], form) + deviation,
-            "to student alone": _mean(gain, "+" + form), "to MSE": _mean(row["to_mse"], "+" + form),
+            "to student alone": _mean(gain, "+" + form),
+            **{head: _mean(row[key], "+" + form) for key, head in _columns(length).items() if key != "to_control"},
         }  # fmt: skip
         if not brief:
             cells |= {
@@ -311,6 +345,6 @@ def _keep_images(answer: Record, earlier: Record) -> None:
     same = {name for name in new.keys() & old.keys() if new[name]["metrics"] == old[name]["metrics"]}
     for length, method in same:
         for key in COMPARED:
-            entry, kept = new[length, method][key], old[length, method][key]
+            entry, kept = new[length, method][key], old[length, method].get(key)
             if entry and kept and (length, _reference(key, method)) in same:
                 entry["over_images"] = entry["over_images"] or kept["over_images"]

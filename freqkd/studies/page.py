@@ -2,7 +2,7 @@
 
 What stands between `<!-- KIND STUDY LENGTH -->` and `<!-- end -->` is written anew from `studies/results/STUDY`, e.g. for
 `<!-- table blood-cells 240 steps -->`. KIND is "table", a row for each method; "order", the same by the mean metric,
-without times and verdicts; or "words", the sentences of the answer.
+without times and verdicts; "words", the sentences of the answer; or "brief", its verdicts against the student alone.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from freqkd.apis.arguments import run_tool
-from freqkd.studies.answer import Record, compact, read_study, summarise, words
+from freqkd.studies.answer import Record, brief, compact, read_study, summarise, words
 from freqkd.utils.files import write_whole
 
-_BLOCK = re.compile(r"(<!-- (table|order|words) ([\w.+-]+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- (table|order|words|brief) ([\w.+-]+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def fill(text: str, results: str | Path = "studies/results") -> str:
@@ -43,7 +43,9 @@ def fill(text: str, results: str | Path = "studies/results") -> str:
 
 
 def _content(kind: str, answer: Record, length: Record) -> str:
-    return words(answer, length) if kind == "words" else compact(answer, length, brief=kind == "order")
+    if kind in ("words", "brief"):
+        return (words if kind == "words" else brief)(answer, length)
+    return compact(answer, length, brief=kind == "order")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -60,6 +60,7 @@ class Plan:
         hold_out(config, self.held, self.work / "split")
         if self.study.views:
             loader = config.train_dataloader
+            _pad_to_one_size(loader, config.model.get("data_preprocessor") or {})
             loader.dataset = dict(type="freqkd.FixedViews", views=self.study.views, dataset=loader.dataset)
         return config
 
@@ -309,3 +310,21 @@ class Plan:
             labels=self.labels,
             report=self.study.report,
         )
+
+
+def _pad_to_one_size(loader: Any, preprocessor: Mapping[str, Any]) -> None:
+    """Pad the images of a pipeline that ends with `Resize(keep_ratio=True)` to its scale, as a cached teacher needs it."""
+    dataset = loader.dataset
+    while not dataset.get("pipeline") and dataset.get("dataset"):
+        dataset = dataset.dataset
+    steps = list(dataset.get("pipeline") or ())
+    sizes = [step for step in steps if any(word in str(step.get("type")) for word in ("Resize", "Crop", "Pad"))]
+    last = sizes[-1] if sizes else {}
+    if str(last.get("type")).split(".")[-1] != "Resize" or not last.get("keep_ratio") or "scale" not in last:
+        return
+    mean = [round(value) for value in preprocessor.get("mean") or (0, 0, 0)]  # which it makes 0, its own padding
+    pad = dict(type="freqkd.PadToScale", scale=tuple(last["scale"]))
+    pad["pad_val"] = tuple(mean[::-1] if preprocessor.get("bgr_to_rgb") else mean)
+    dataset.pipeline = [*steps[:-1], pad, steps[-1]]
+    if len({*last["scale"]}) > 1:
+        loader.setdefault("batch_sampler", dict(type="AspectRatioBatchSampler"))

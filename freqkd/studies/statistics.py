@@ -19,8 +19,8 @@ better, and they are not rounded (mmdet's printed AP has three decimals: two see
 
 ==================== =====================================================================================
 ``study``            str, the same
-``method``           str; `STUDENT` is the student alone, `MSE` plain MSE, and a method's name followed by
-                     `CONTROL` is that method with a teacher of random weights
+``method``           str; `STUDENT` is the student alone, `MSE` and `PKD` are the losses of these names, and a method's
+                     name followed by `CONTROL` is that method with a teacher of random weights
 ``seed``             int; methods with the same seed share data order and first student weights
 ``budget``           ``{"steps": int}``; where it was given in seconds also ``"seconds"``. Runs of the same
                      seconds are compared with each other, else runs of the same steps
@@ -46,7 +46,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, stats
 
-STUDENT, MSE, CONTROL = "student", "mse", "-random-teacher"
+STUDENT, MSE, PKD, CONTROL = "student", "mse", "pkd", "-random-teacher"
 LEVEL, POWER = 0.05, 0.8
 MOST_SEEDS = 1000  # a study that needs more is reported as out of reach
 

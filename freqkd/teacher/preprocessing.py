@@ -121,11 +121,11 @@ def padding_rule(preprocessor: nn.Module) -> str:
     'multiples of 1'
     """
     least = _least_size(preprocessor)
-    words = f"multiples of {_divisor(preprocessor)}"
+    words = f"multiples of {size_divisor(preprocessor)}"
     return f"{words}, at least {least[0]}x{least[1]}" if any(least) else words
 
 
-def _divisor(preprocessor: nn.Module) -> int:
+def size_divisor(preprocessor: nn.Module) -> int:
     """Return what the padded sizes are multiples of, by mmdet's name or by mmseg's."""
     names = ("pad_size_divisor", "size_divisor")
     return next((int(value) for name in names if (value := getattr(preprocessor, name, None))), 1)
@@ -139,7 +139,7 @@ def padded_size(preprocessor: nn.Module, shape: tuple[int, int]) -> tuple[int, i
     >>> padded_size(preprocessor, (64, 65))
     (64, 96)
     """
-    divisor = _divisor(preprocessor)
+    divisor = size_divisor(preprocessor)
     height, width = (-(-extent // divisor) * divisor for extent in shape)
     least = _least_size(preprocessor)
     return max(height, least[0]), max(width, least[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,29 +16,42 @@ from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from freqkd.taps import FeatureTap
 from freqkd.teacher.acceleration import Acceleration
 from freqkd.teacher.preprocessing import describe, differ, renormalize
-from freqkd.utils.checkpoints import CheckpointError, hash_weights, load_network, read_checkpoint
+from freqkd.utils.checkpoints import CheckpointError, classes_of, hash_weights, load_network, read_checkpoint
 from freqkd.utils.checks import check_flag
 from freqkd.utils.compat import read_config
 from freqkd.utils.errors import worded
 from freqkd.utils.randomness import forked_randomness
 
-HEADS = ("decode_head", "auxiliary_head", "bbox_head", "rpn_head")
-_UNHOOKED = ("decode_head", "auxiliary_head")  # whose loss calls `forward`
+HEADS = ("decode_head", "auxiliary_head", "bbox_head", "rpn_head", "semantic_head", "panoptic_head")
+_UNHOOKED = ("decode_head", "auxiliary_head")  # whose loss calls `forward`, unless they take samples
 _DROPOUTS = ("DropPath", "DropBlock", "StochasticDepth")
 Maps = dict[str, list[Tensor]]  # by tapped path
 
 
 @contextmanager
 def rehearsal() -> Iterator[None]:
-    """Preserve the random state, and suppress warnings: a blank image warns of what a real one would not."""
+    """Preserve the random state, and suppress warnings: the run repeats those of a real image, a blank one has its own."""
     with forked_randomness(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def blank_image(network: nn.Module, size: tuple[int, int] = (64, 96)) -> Tensor:
+    """Return an image (1, C, H, W) of zeros with as many channels as a network's first convolution takes, else 3.
+
+    >>> blank_image(nn.Sequential(nn.Conv2d(4, 8, 3))).shape
+    torch.Size([1, 4, 64, 96])
+    """
+    channels = next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)
+    if any(type(part).__name__ == "Focus" for part in network.modules()):
+        channels //= 4  # YOLOX puts four pixels side by side before its first convolution
+    return torch.zeros(1, channels, *size, device=next(network.parameters()).device)
 
 
 def _without_initialization(config: Any) -> Any:
@@ -85,6 +99,34 @@ def runs_on_features(model: Any, paths: Sequence[str]) -> bool:
     return roots <= {"backbone", "neck", *HEADS}
 
 
+def takes_samples(head: nn.Module) -> bool:
+    """Whether the forward of a head takes the samples beside the maps, as those of MaskFormer and Mask2Former do.
+
+    >>> takes_samples(nn.Conv2d(1, 1, 1))
+    False
+    """
+    return "batch_data_samples" in inspect.signature(head.forward).parameters
+
+
+def sized_samples(inputs: Tensor, data_samples: Sequence[Any] | None) -> list[Any]:
+    """Return copies of samples, without what they hold, that name the batch's size; whole images where there are none.
+
+    mmdet's preprocessor writes `batch_input_shape` into the samples, that of mmseg does not.
+    """
+    size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
+    known = [dict(sample.metainfo) for sample in data_samples or []] or [{}] * len(inputs)
+    return [BaseDataElement(metainfo={"img_shape": size, "batch_input_shape": size, **metainfo}) for metainfo in known]
+
+
+def _heads_to(model: Any, name: str, paths: Sequence[str]) -> list[Any]:
+    """Return a head as a list; of a list of heads, those up to the last one that a path leads into."""
+    head = getattr(model, name)
+    if not isinstance(head, nn.ModuleList):
+        return [head]
+    inside = [path.split(".")[1:2] for path in paths if path.split(".")[0] == name]
+    return list(head) if [] in inside else list(head)[: max(int(index) for [index] in inside) + 1]
+
+
 def run_to(
     model: Any, inputs: Tensor, data_samples: Any, paths: Sequence[str], *, as_in_training: bool = False
 ) -> None:
@@ -93,6 +135,13 @@ def run_to(
     Backbone paths run the backbone, neck paths backbone and neck, head paths those heads as well; a path elsewhere (a
     RoI head, a transformer or the head behind it) runs the model's whole tensor mode. A head runs with its hooks, so that
     it can be tapped itself; `as_in_training` leaves them out where the head's own loss does, as that of mmseg.
+
+    Args:
+        model: the network.
+        inputs: images (N, C, H, W), normalised.
+        data_samples: their samples; None: heads that take samples get those of whole images.
+        paths: modules of the network.
+        as_in_training: call the heads as the network's own loss does.
     """
     roots = {path.split(".")[0] for path in paths}
     if roots <= {"backbone"}:
@@ -104,10 +153,11 @@ def run_to(
     feats = model.extract_feat(inputs)
     for name in HEADS:
         if name in roots:
-            head = getattr(model, name)
-            heads = head if isinstance(head, nn.ModuleList) else [head]
             previous = None
-            for part in heads:
+            for part in _heads_to(model, name, paths):
+                if takes_samples(part):
+                    part(feats, sized_samples(inputs, data_samples))
+                    continue
                 # A cascade's later heads refine the output of the one before.
                 cascaded = name == "decode_head" and previous is not None
                 call = part.forward if as_in_training and name in _UNHOOKED else part
@@ -125,6 +175,7 @@ class Teacher:
         checkpoint: file or https address, loaded strictly; a student made here serves as well.
         cfg_options: changes to the config, as `--cfg-options` would make them.
         trust_checkpoint: allow a checkpoint that needs arbitrary unpickling.
+        classes: names of its classes in the order of its class logits; None: as the checkpoint says, once it is built.
         acceleration: `autocast`, `channels_last`, `fuse_norm`, `compile`: see `Acceleration`.
 
     Raises:
@@ -137,6 +188,11 @@ class Teacher:
 
     paths: tuple[str, ...]  # given by `prepare`
     preprocessor: nn.Module  # given by `prepare`
+    classes: tuple[str, ...] | None = None  # their names, where they are known
+    network: Mapping[str, Any] = {}  # what the network was built from, once it is
+    _model: Any = None
+    _hash: str | None = None
+    _has_reported = False  # that the preprocessors differ
 
     def __init__(
         self,
@@ -145,6 +201,7 @@ class Teacher:
         *,
         cfg_options: Mapping[str, Any] | None = None,
         trust_checkpoint: bool = False,
+        classes: Sequence[str] | None = None,
         **acceleration: Any,
     ) -> None:
         if not checkpoint:
@@ -160,15 +217,15 @@ class Teacher:
         if not isinstance(cfg_options or {}, Mapping):
             raise ValueError(f"teacher.cfg_options must be a dict of changes by their keys, got {cfg_options!r}")
         check_flag("teacher.trust_checkpoint", trust_checkpoint)
+        named = isinstance(classes, (list, tuple)) and bool(classes) and all(isinstance(name, str) for name in classes)
+        if classes is not None and not named:
+            raise ValueError(f"teacher.classes must be a list of names, or None, got {classes!r}")
         self.config = config
         self.checkpoint = checkpoint
         self.cfg_options = dict(cfg_options or {})
         self.trust_checkpoint = trust_checkpoint
+        self.classes = None if classes is None else tuple(classes)
         self.acceleration = Acceleration(**acceleration)
-        self.network: Mapping[str, Any] = {}
-        self._model: Any = None
-        self._hash: str | None = None
-        self._has_reported = False  # that the preprocessors differ
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         return self
@@ -191,17 +248,28 @@ class Teacher:
         assert self.model is not None  # built with its hash
         return str(self._hash)
 
-    def _build(self) -> nn.Module:
+    def make_network(self) -> nn.Module:
+        """Build the network, without the weights of the checkpoint."""
         config = read_config(self.config)
         if self.cfg_options:
             config.merge_from_dict(self.cfg_options)
-        checkpoint = read_checkpoint(self.checkpoint, self.trust_checkpoint)
         with forked_randomness(), worded("teacher"):
             network = config.model.get("student") or config.model
             model = build_network(network, config.get("default_scope"))
         self.network = Config(_without_initialization(network)).to_dict()
+        return model
+
+    def _load(self) -> nn.Module:
+        """Build the network and load its weights."""
+        model = self.make_network()
+        checkpoint = read_checkpoint(self.checkpoint, self.trust_checkpoint)
+        self.classes = self.classes or classes_of(checkpoint)
         if unused := load_network(model, checkpoint, str(self.checkpoint)):
             print_log(f"teacher: {unused}", logger="current")
+        return model
+
+    def _build(self) -> nn.Module:
+        model = self._load()
         if not (is_distributed() and torch.cuda.is_available()):
             model = revert_sync_batchnorm(model)
         model.requires_grad_(False).eval()
@@ -225,6 +293,19 @@ class Teacher:
             if name not in ("backbone", "neck", "data_preprocessor"):
                 child.train()
                 freeze_statistics(child)
+
+    @contextmanager
+    def computing_losses(self) -> Iterator[Any]:
+        """Give the network, ready to compute its own losses: its heads as `ready_heads` says, and itself in train mode.
+
+        Detectors with a transformer ask for their own mode; DINO's loss fails without the denoising queries of training.
+        """
+        self.ready_heads()
+        self.model.training = True
+        try:
+            yield self.model
+        finally:
+            self.model.training = False
 
     def prepare(self, paths: Sequence[str], preprocessor: nn.Module) -> None:
         """Set what is the same for all batches of a run.

@@ -234,6 +234,27 @@ def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key: value for key, value in plain.items() if not key.startswith(EXTRA_PREFIX)}
 
 
+def classes_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the names of the classes that a checkpoint of mmengine (`dataset_meta`) or of mmdet 2 (`CLASSES`) was trained on.
+
+    None where it does not say.
+
+    >>> classes_of(dict(meta=dict(dataset_meta=dict(classes=("cat", "dog")))))
+    ('cat', 'dog')
+    >>> classes_of(dict(meta=dict(CLASSES=["cat"]))), classes_of(dict(state_dict={}))
+    (('cat',), None)
+    """
+    meta = checkpoint.get("meta")
+    if not isinstance(meta, Mapping):
+        return None
+    described = meta.get("dataset_meta")
+    known = {str(key).lower(): value for key, value in (described if isinstance(described, Mapping) else meta).items()}
+    names = known.get("classes")
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
+
+
 def with_state_dict(loaded: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint of another toolkit, whose weights have a key of their own, as MMEngine's are.
 

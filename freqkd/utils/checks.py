@@ -150,7 +150,7 @@ def check_map(name: str, value: Tensor, channels: int | None = None) -> None:
 
 
 def check_same_shape(student: Tensor, teacher: Tensor, what: str = "feature", fix: str = "") -> None:
-    """Raise ValueError where student and teacher differ in shape; the message ends with `fix`, or names the align to add.
+    """Raise ValueError where student and teacher differ in shape; the message ends with `fix`, or says what to do.
 
     >>> check_same_shape(torch.ones(2, 80), torch.ones(2, 20), "logits", fix="both heads need the same classes")
     Traceback (most recent call last):
@@ -159,14 +159,28 @@ def check_same_shape(student: Tensor, teacher: Tensor, what: str = "feature", fi
     """
     if student.shape == teacher.shape:
         return
-    if student.dim() == teacher.dim() and student.dim() > 1 and student.shape[1] != teacher.shape[1]:
-        align = f"ConvAlign(student_channels={student.shape[1]}, teacher_channels={teacher.shape[1]})"
-    else:
-        align = "ResizeAlign()"
     raise ValueError(
         f"student and teacher {what} must have the same shape, got {tuple(student.shape)} and {tuple(teacher.shape)}; "
-        f"{fix or f'add an align, e.g. {align}'}"
+        f"{fix or _advice(student, teacher)}"
     )
+
+
+def _advice(student: Tensor, teacher: Tensor) -> str:
+    """Return what brings two outputs of different shapes to one."""
+    if student.dim() != teacher.dim() or student.dim() < 2:
+        return "tap modules that return the same kind of output"
+    if len(student) != len(teacher):
+        return (
+            "their rows are not the same images or regions, which no align changes: tap a module that gives one row for each "
+            "image, or take an adapter that pairs them: ProposalLogits, MaskLogits, QueryLogits"
+        )
+    if student.shape[1] != teacher.shape[1]:
+        align = f"ConvAlign(student_channels={student.shape[1]}, teacher_channels={teacher.shape[1]})"
+        return f"add an align, e.g. {align}; class logits take none: they need heads of the same classes"
+    heights = (student.shape[2], teacher.shape[2])
+    if max(heights) < 1.5 * min(heights):
+        return "add an align, e.g. ResizeAlign()"
+    return "choose student_levels and teacher_levels of the same strides, or add an align, e.g. ResizeAlign()"
 
 
 def check_pyramids(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:

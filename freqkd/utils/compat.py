@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
-from mmengine.config import Config
+import mmengine.registry
+from mmengine.config import Config, ConfigDict
+from mmengine.config.lazy import LazyAttr, LazyObject
+from mmengine.registry import Registry
+from mmengine.utils import get_object_from_string
 
 from freqkd.utils.errors import worded
+from freqkd.utils.patches import replaced
 from freqkd.utils.slots import check_slots
+
+_DICTS = (dict, OrderedDict, ConfigDict)
 
 
 def patch_config_scopes() -> None:
@@ -31,14 +39,17 @@ def patch_config_scopes() -> None:
 def read_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Config:
     """Read a config: `"mmdet::..."`, `"mmseg::..."`, a file, or a dict.
 
+    Types that stand in it as classes are named, see `name_types`, and the modules that a file and its bases import
+    (`custom_imports`) are joined.
+
     Raises:
         ValueError: the config does not exist, cannot be run, or has a value of a wrong type.
     """
     patch_config_scopes()
     if isinstance(config, Config):
-        return config
+        return name_types(config)
     if isinstance(config, Mapping):
-        return Config(dict(config))
+        return name_types(Config(dict(config)))
     name = str(config)
     if "::" in name:
         try:
@@ -55,6 +66,104 @@ def read_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Config:
     return read
 
 
+def name_types(config: Config) -> Config:
+    """Return a config with the name of every `type` that stands in it as a class or function, as in a pure-Python config.
+
+    So the tools and what they write need to know one way only. Other imported values are built; a type that has no name by
+    which it is found, such as a class of a function, stays. A config without any is returned as it is.
+
+    >>> from collections import Counter
+    >>> from mmengine.hooks import CheckpointHook
+    >>> found = name_types(Config(dict(hook=dict(type=CheckpointHook), parts=[dict(type=Counter)])))
+    >>> found.hook.type, found.parts[0].type
+    ('CheckpointHook', 'collections.Counter')
+    """
+    if not _holds_types(config._cfg_dict):
+        return config
+    imported = getattr(config, "_imported_names", ())
+    kept = {key: value for key, value in dict.items(config._cfg_dict) if key not in imported}
+    return Config(_named(kept), filename=config.filename)
+
+
+def _is_type(key: Any, value: Any) -> bool:
+    return key == "type" and callable(value) and getattr(value, "__module__", "builtins") != "builtins"
+
+
+def _holds_types(value: Any, key: Any = None) -> bool:
+    if isinstance(value, (LazyObject, LazyAttr)) or _is_type(key, value):
+        return True
+    if type(value) in _DICTS:
+        return any(_holds_types(item, name) for name, item in dict.items(value))
+    return isinstance(value, (list, tuple)) and any(map(_holds_types, value))
+
+
+def _named(value: Any, key: Any = None, scope: str | None = None) -> Any:
+    if isinstance(value, (LazyObject, LazyAttr)):
+        value = value.build()
+    if _is_type(key, value):
+        return name_of(value, scope)
+    if type(value) in _DICTS:
+        scope = dict.get(value, "default_scope") or scope
+        return {name: _named(item, name, scope) for name, item in dict.items(value)}
+    return type(value)(_named(item, None, scope) for item in value) if type(value) in (list, tuple) else value
+
+
+def name_of(kind: Any, scope: str | None = None) -> Any:
+    """Return the name by which a registry finds a class or function, itself where there is none.
+
+    That is `freqkd.X` in this package; the registered name, with its scope where it needs one; else the path in its module.
+
+    Args:
+        kind: the class or function.
+        scope: the `default_scope` of the config.
+    """
+    path = f"{kind.__module__}.{getattr(kind, '__qualname__', '')}"
+    if path.startswith("freqkd."):
+        return f"freqkd.{kind.__name__}"
+    for registry, root in _registries():
+        words = [word for word, one in registry.module_dict.items() if one is kind]
+        if words:
+            word = kind.__name__ if kind.__name__ in words else words[0]
+            # A child's own class of this name would be found first; nothing has this package's scope as its default.
+            others = [name for name, child in root.children.items() if word in child.module_dict and name != "freqkd"]
+            bare = registry.scope == scope or (registry is root and not others)
+            return word if bare else f"{registry.scope}.{word}"
+    if path.startswith("mmcv.ops."):
+        return kind.__name__  # heads look these up in mmcv.ops by their bare name
+    try:
+        return path if get_object_from_string(path) is kind else kind
+    except (AttributeError, ImportError):
+        return kind
+
+
+def _registries() -> Iterator[tuple[Registry, Registry]]:
+    """Yield all registries, each with MMEngine's own, whose scope names need not have."""
+    for root in vars(mmengine.registry).values():
+        if isinstance(root, Registry):
+            yield root, root
+            yield from ((child, root) for child in root.children.values())
+
+
+_merge = Config._merge_a_into_b
+
+
+def _merge_with_imports(a: dict[str, Any], b: dict[str, Any], *options: Any, **named: Any) -> dict[str, Any]:
+    """Merge a config into its base as MMEngine does, but keep the modules that the base imports."""
+    imports = None
+    if isinstance(a, dict) and isinstance(b, dict):
+        own, base = a.get("custom_imports"), b.get("custom_imports")
+        if isinstance(own, dict) and isinstance(base, dict) and not own.get("_delete_"):
+            imports = [*_listed(base.get("imports")), *_listed(own.get("imports"))]
+    merged: dict[str, Any] = _merge(a, b, *options, **named)
+    if imports:
+        merged["custom_imports"]["imports"] = list(dict.fromkeys(imports))
+    return merged
+
+
+def _listed(imports: Any) -> list[str]:
+    return [imports] if isinstance(imports, str) else list(imports or [])
+
+
 def _read_by(error: BaseException) -> str:
     """Return the file that MMEngine was reading when it raised: the config or one of its bases."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "_file2dict"]
@@ -63,7 +172,8 @@ def _read_by(error: BaseException) -> str:
 
 def _run_config(name: str, path: str) -> Config:
     try:
-        return Config.fromfile(path)
+        with replaced(Config, "_merge_a_into_b", staticmethod(_merge_with_imports)):
+            return name_types(Config.fromfile(path))
     except SyntaxError as error:
         raise ValueError(
             f"config {_read_by(error) or name} is not valid Python: {error.msg}, line {error.lineno}"

@@ -137,6 +137,12 @@ def is_user_error(error: BaseException) -> bool:
     return not place.is_package or (place.is_raise and isinstance(error, _DELIBERATE))
 
 
+def is_deliberate(error: BaseException) -> bool:
+    """Whether this package raised an error on purpose, so that its message is written for the user."""
+    place = place_of(error)
+    return place is not None and place.is_package and place.is_raise and isinstance(error, _DELIBERATE)
+
+
 def one_line(error: BaseException) -> str:
     """Return an error's message in one line, with its kind and place where another package raised it.
 
@@ -185,9 +191,7 @@ def worded(slot: str, *, built: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        place = place_of(error)
-        own = place is not None and place.is_package and place.is_raise and isinstance(error, _DELIBERATE)
-        if own or not (built or is_user_error(error)):
+        if is_deliberate(error) or not (built or is_user_error(error)):
             raise
         raise ValueError(f"{slot}: {one_line(error)}") from error
 

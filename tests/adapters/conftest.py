@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_networks import distill, freekd_term, small, teachers  # noqa: F401
 
 
 @pytest.fixture

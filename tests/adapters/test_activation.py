@@ -9,7 +9,8 @@ from torch import nn
 
 import freqkd.registry  # noqa: F401
 from freqkd.adapters.cross_head import CrossHead
-from freqkd.adapters.dense import DenseLogits, check_activation, find_head
+from freqkd.adapters.dense import DenseLogits
+from freqkd.adapters.heads import check_activation, describe_head, find_head
 from freqkd.adapters.proposals import ProposalLogits
 from freqkd.adapters.queries import QueryLogits
 from freqkd.losses import LogitLoss, MLKDLoss, MSELoss
@@ -119,3 +120,5 @@ def test_the_head_is_the_outermost_module_with_a_class_loss(heads):
     model = heads["dense", "sigmoid"]
     assert find_head(model, "bbox_head.cls_convs.0.conv") is model.bbox_head
     assert find_head(model, "neck.fpn_convs.0") is None
+    softmax = describe_head(heads["query", "softmax"], "bbox_head")
+    assert (softmax.family, softmax.activation, softmax.num_classes, softmax.channels) == ("queries", "softmax", 80, 81)

@@ -72,3 +72,11 @@ def test_the_unfolded_map_is_what_mmdet_reads():
 def test_channels_that_do_not_divide_name_both_numbers():
     with pytest.raises(ValueError, match="multiple of num_classes=80, got 36"):
         unfold_anchors(torch.zeros(1, 36, 2, 2), 80)
+
+
+def test_other_anchors_are_told_from_other_sizes():
+    student, teacher = [torch.zeros(2, 27, 8, 12)], [torch.zeros(2, 3, 8, 12)]
+    with pytest.raises(
+        ValueError, match="the same anchors at a position, got 9 and 1, which no align changes; give both"
+    ):
+        DenseLogits(num_classes=3)(student, teacher, batch_of(1, 1))

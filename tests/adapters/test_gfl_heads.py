@@ -124,7 +124,7 @@ def test_a_branch_stops_before_its_activation(batch):
 
 
 def test_wrong_arguments_say_what_to_do(batch):
-    with pytest.raises(ValueError, match="num_classes must be given where reg is None"):
-        CrossHead(reg=None)
+    with pytest.raises(ValueError, match="num_classes must be 3, as in the teacher's GFLHead, got 4"):
+        CrossHead(reg=None, num_classes=4).check_head(batch.teacher.model, "neck", LDLoss(), "teacher")
     with pytest.raises(ValueError, match="index must be at most 2"):
         CrossHead(index=3)(batch.student_feats["neck"], batch.teacher_feats["neck"], batch)

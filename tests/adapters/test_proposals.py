@@ -133,15 +133,45 @@ def test_each_box_head_of_a_cascade_can_be_distilled(tmp_path, batch, spy, stage
 
 
 def test_a_teacher_of_another_kind_is_named(tmp_path, batch):
-    model = distiller(tmp_path, student=small(), teacher_config=small(name="cascade-rcnn"))
+    cascade = small(name="cascade-rcnn")
+    words = r"terms.loss_dkd: teacher_stage must be .* got None; the teacher has 3: set teacher_stage from 0 to 2"
+    with pytest.raises(ValueError, match=words):
+        distiller(tmp_path, teacher_config=cascade)
     with pytest.raises(
-        ValueError, match=r"terms.loss_dkd: stage must be.*got None; the teacher has 3: set stage from 0 to 2"
+        ValueError, match=r"student_stage must be .* got None; the student has 3: set student_stage from 0"
     ):
-        model(*batch, mode="loss")
-    with pytest.raises(ValueError, match="stage must be at least 0, got -1"):
-        ProposalLogits(stage=-1)
-    with pytest.raises(ValueError, match=r"no module 'roi_head.bbox_head.0'"):
+        distiller(tmp_path, student=cascade)
+    with pytest.raises(
+        ValueError, match=r"student_stage must be .* got 0; the student has one bbox_head: leave student_st"
+    ):
         distiller(tmp_path, stage=0)
+    for name in ("stage", "student_stage", "teacher_stage"):
+        with pytest.raises(ValueError, match=f"^{name} must be at least 0, got -1"):
+            ProposalLogits(**{name: -1})
+    with pytest.raises(ValueError, match="stage must be left out beside student_stage and teacher_stage, got 1"):
+        ProposalLogits(stage=1, teacher_stage=2)
+
+
+def test_a_faster_rcnn_learns_from_a_stage_of_a_cascade(tmp_path, batch, spy):
+    model = distiller(tmp_path, teacher_config=small(name="cascade-rcnn"), teacher_stage=2)
+    loss = model(*batch, mode="loss")["distill.loss_dkd"]
+    found, read = spy[0]
+    with torch.no_grad():  # the teacher by hand, on the same boxes
+        network, (_, rois) = model.teacher.model, read.student_inputs["roi_head.bbox_roi_extractor"][0]
+        own = network.extract_feat(batch[0])[:4]
+        extract, classify = network.roi_head.bbox_roi_extractor[2], network.roi_head.bbox_head[2]
+        expected = classify(extract(own, rois))[0]
+    torch.testing.assert_close(found["teacher"], expected)
+    loss.backward()
+    assert model.student.roi_head.bbox_head.fc_cls.weight.grad.abs().sum() > 0
+
+
+def test_a_cascade_learns_from_a_faster_rcnn(tmp_path, batch):
+    model = distiller(tmp_path, student=small(name="cascade-rcnn"), student_stage=1)
+    model(*batch, mode="loss")["distill.loss_dkd"].backward()
+    heads = model.student.roi_head.bbox_head
+    assert heads[1].fc_cls.weight.grad.abs().sum() > 0
+    assert heads[0].fc_cls.weight.grad is heads[2].fc_cls.weight.grad is None
 
 
 def test_a_batch_without_a_proposal_costs_nothing(tmp_path, batch):
@@ -166,3 +196,24 @@ def test_the_gradient_ratio_is_measured_at_the_class_layer(tmp_path, batch):
     weighted(*batch, mode="loss")
     ratio = MessageHub.get_current_instance().get_scalar("train/ratio/loss_dkd").current()
     assert ratio == pytest.approx(0.5, rel=1e-4)
+
+
+def test_classes_that_both_have_are_compared_with_the_background(tmp_path, batch, spy):
+    """A teacher of five classes; the student's class 1 is unknown to it and counts as background."""
+    other = small()
+    other.roi_head.bbox_head.num_classes = 5
+    model = distiller(tmp_path, teacher_config=other, classes=[(2, 4), (0, 1)])
+    losses = model(*batch, mode="loss")
+    found, read = spy[0]
+    whole = read.student_feats[HEAD][0]
+    assert torch.equal(found["student"], whole[:, [2, 0, 3]])
+    labels = read.student_inputs[f"{HEAD}.loss_cls"][0][1]
+    assert set(labels.tolist()) >= {0, 2, 3}
+    assert found["target"].tolist() == [{0: 1, 2: 0}.get(label, 2) for label in labels.tolist()]
+    rois = read.student_inputs["roi_head.bbox_roi_extractor"][0][1]
+    network = model.teacher.model
+    with torch.no_grad():
+        feats = network.roi_head.bbox_roi_extractor(network.extract_feat(batch[0])[:4], rois)
+        expected = network.roi_head.bbox_head(feats)[0]
+    torch.testing.assert_close(found["teacher"], expected[:, [4, 1, 5]])
+    assert losses["distill.loss_dkd"] > 0

@@ -1,14 +1,13 @@
 """Queries of the same object are matched, in a DETR and a DINO of mmdet."""
 
-import copy
 import sys
 from itertools import permutations
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
+from small_transformers import build, detr
 
 import freqkd.registry  # noqa: F401
 from freqkd.adapters.queries import QueryLogits, corners
@@ -21,37 +20,10 @@ pytestmark = pytest.mark.usefixtures("whole_networks")
 ROOT = Path(__file__).resolve().parent.parent.parent
 KL = dict(type="freqkd.LogitLoss", softening=dict(type="fixed", tau=1.0), divergence="kl")
 FOCAL = dict(type="freqkd.LogitLoss", divergence="quality_focal", activation="sigmoid")
-SOURCES = {"detr": "mmdet::detr/detr_r50_8xb2-150e_coco.py", "dino": "mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py"}
-
-
-def small(kind, queries=6, layers=2):
-    """A detector of mmdet's own config, made small: 3 classes, 32 channels, 2 decoder layers."""
-    model = read_config(SOURCES[kind]).model
-    model.num_queries = queries
-    model.backbone.update(depth=18, base_channels=8, frozen_stages=-1, norm_eval=False, init_cfg=None)
-    channels = [8 * 2**i for i in model.backbone.out_indices]
-    model.neck.update(in_channels=channels, out_channels=32)
-    model.positional_encoding.num_feats = 16
-    model.bbox_head.update(num_classes=3, embed_dims=32)
-    for part in (model.encoder, model.decoder):
-        part.num_layers = layers
-        for key in ("self_attn_cfg", "cross_attn_cfg"):
-            if key in part.layer_cfg:
-                part.layer_cfg[key].update(embed_dims=32, dropout=0.0)
-                part.layer_cfg[key].setdefault("num_heads", 8)
-        part.layer_cfg.ffn_cfg.update(embed_dims=32, feedforward_channels=32, ffn_drop=0.0)
-    return model
-
-
-def build(config):
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        model = MODELS.build(ConfigDict(copy.deepcopy(config)))
-    model.init_weights()
-    return model
 
 
 def distiller(folder, kind, teacher=None, student=None, loss=None, **options):
-    teacher = teacher or small(kind)
+    teacher = teacher or detr(kind)
     torch.manual_seed(1)
     torch.save(dict(state_dict=build(teacher).state_dict()), folder / "teacher.pth")
     held = dict(config=dict(model=teacher, default_scope="mmdet"), checkpoint=str(folder / "teacher.pth"))
@@ -59,7 +31,7 @@ def distiller(folder, kind, teacher=None, student=None, loss=None, **options):
     loss = loss or (KL if kind == "detr" else FOCAL)
     term = dict(student_tap="bbox_head", adapter=dict(type="freqkd.QueryLogits", **options), loss=loss)
     with DefaultScope.overwrite_default_scope("mmdet"):
-        model = Distiller(student or small(kind), held, dict(loss_query=term))
+        model = Distiller(student or detr(kind), held, dict(loss_query=term))
     model.init_weights()
     return model.train()
 
@@ -159,11 +131,11 @@ def test_labels_are_those_of_the_students_own_assigner(tmp_path, batch, spy):
 
 
 def test_unequal_numbers_of_queries_match_but_are_not_identical(tmp_path, batch, spy):
-    model = distiller(tmp_path, "detr", teacher=small("detr", queries=9))
+    model = distiller(tmp_path, "detr", teacher=detr("detr", queries=9))
     model(*batch, mode="loss")
     assert len(spy[0][0]["student"]) == 2 * 6
     with pytest.raises(ValueError, match="matching='identity' needs equal numbers of queries, got 6 and 9"):
-        distiller(tmp_path, "detr", teacher=small("detr", queries=9), matching="identity")(*batch, mode="loss")
+        distiller(tmp_path, "detr", teacher=detr("detr", queries=9), matching="identity")(*batch, mode="loss")
 
 
 def test_what_does_not_fit_is_named(tmp_path, batch, monkeypatch):
@@ -193,3 +165,26 @@ def test_a_teacher_without_a_transformer_is_named_before_training(tmp_path):
         ValueError, match=r"terms.loss_query: the teacher must be of mmdet's DETR family.*got RetinaNet"
     ):
         distiller(tmp_path, "detr", teacher=retina)
+
+
+@pytest.mark.parametrize("kind", ["detr", "dino"])
+def test_classes_that_both_have_are_matched_and_compared(tmp_path, batch, spy, kind):
+    """The teacher has five classes; those of a softmax head keep "no object", the last entry."""
+    other = detr(kind)
+    other.bbox_head.num_classes = 5
+    labelled = dict(KL, divergence=dict(type="dkd", beta=1.0)) if kind == "detr" else None
+    model = distiller(tmp_path, kind, teacher=other, classes=[(2, 4), (0, 1)], target=True, loss=labelled)
+    losses = model(*batch, mode="loss")
+    found, read = spy[0]
+    kept, taught = ([2, 0, 3], [4, 1, 5]) if kind == "detr" else ([2, 0], [4, 1])
+    mine = read.student_feats["bbox_head"][0][-1, :, -6:].flatten(0, 1)
+    torch.testing.assert_close(found["student"], mine[:, kept])
+    with torch.no_grad():
+        answers = model.teacher.model(batch[0], batch[1], mode="tensor")[0][-1]
+    rows = found["teacher"].unflatten(0, (2, 6))
+    torch.testing.assert_close(rows.sort(1).values, answers[..., taught].sort(1).values)
+    if kind == "detr":
+        assert [sorted(one) for one in found["target"].reshape(2, 6).tolist()] == [[0, 1, 2, 2, 2, 2]] * 2  # 2: neither
+    assert losses["distill.loss_query"] > 0
+    with pytest.raises(ValueError, match=r"same classes, got \d and \d class scores; .*classes='shared'"):
+        distiller(tmp_path, kind, teacher=other)(*batch, mode="loss")

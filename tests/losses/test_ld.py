@@ -252,3 +252,17 @@ def test_mean_by_weight() -> None:
     assert mean_by_weight(values, None, None) == 2
     assert mean_by_weight(values, torch.zeros(2), None) == 0
     assert mean_by_weight(values, None, 0.0) == 4
+
+
+def test_one_class_is_compared_by_its_sigmoid():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 2, 1, 2, 2, dtype=torch.float64)
+    student.requires_grad_()
+    reg = torch.zeros(2, 8, 2, 2, dtype=torch.float64)
+    labels = torch.tensor([[0, 1, 1, 0], [1, 1, 0, 1]])
+    term = ld_terms(student, reg, teacher, reg, labels, class_tau=2.0, class_weight=10.0)["loss_kd"]
+    p, q = ((x.detach() / 2).sigmoid().flatten() for x in (student, teacher))
+    each = q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()
+    torch.testing.assert_close(term.detach(), 10 * 4 * each[labels.flatten() == 0].mean())
+    term.backward()
+    assert (student.grad.flatten() != 0).tolist() == (labels.flatten() == 0).tolist()

@@ -75,12 +75,12 @@ def test_a_part_is_built_of_its_config_and_an_instance_is_itself():
             "terms.loss_freekd.teacher_tap: no module 'nekc' in RetinaNet; the nearest names are 'neck'",
         ),
         (
-            dict(adapter=dict(type="freqkd.LDTargets")),
+            dict(align=None, adapter=dict(type="freqkd.LDTargets")),
             "terms.loss_freekd.adapter, in the student: no module 'bbox_head.gfl",
         ),
         (
             dict(adapter=dict(type="freqkd.SegLogits", resise="x")),
-            "adapter=dict.*takes resize, ignore_index, got 'resise'",
+            "adapter=dict.*takes resize, ignore_index, classes, got 'resise'",
         ),
     ],
 )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from freqkd.studies import answer as module
-from freqkd.studies.answer import markdown, read_study, summarise, words, write_answer
+from freqkd.studies.answer import brief, markdown, read_study, summarise, words, write_answer
 from freqkd.studies.statistics import difference, resample, share_of_gap, smallest_difference
 
 STUDY = {
@@ -148,6 +148,34 @@ class TestNumbers:
     def test_options_that_differ_by_seed_are_all_named(self):
         runs = [one | {"options": {"ratio": float(one["seed"] // 3)}} for one in made_up()]
         assert "| ratio 0.0; ratio 1.0 |" in markdown(summarise(STUDY, runs))
+
+
+def test_the_brief_form_has_each_method_once_under_its_verdict():
+    answer = summarise(STUDY, made_up())
+    text = brief(answer, answer["lengths"][0])
+    assert text.startswith("cells, 300 steps, 5 seeds: the student alone reaches 0.4000 box AP, its teacher 0.5400.")
+    parts = dict(part.split(": ", 1) for part in text.split("95 % intervals: ")[1].rstrip(".").split("; "))
+    found = {
+        verdict: re.findall(r"`(\S+)` [+-]0\.\d{4} \([+-]0\.\d{4} to [+-]0\.\d{4}\)", part)
+        for verdict, part in parts.items()
+    }
+    assert found == {
+        "hurts": ["low"],
+        "helps": ["details", "mse"],
+        "does not help": ["nothing"],
+        "cannot tell": ["unclear"],
+    }
+    one = summarise(STUDY, [run for run in made_up() if run["seed"] == 0])
+    assert "`details` +0.07" in brief(one, one["lengths"][0])
+    assert "(one seed)" in brief(one, one["lengths"][0])
+
+
+def test_pkd_has_a_column_where_it_is_a_method():
+    renamed = [run | {"method": {"unclear": "pkd"}.get(run["method"], run["method"])} for run in made_up()]
+    answer = summarise(STUDY, renamed)
+    assert row_of(answer, "details")["to_pkd"]["mean"] == pytest.approx(0.07 - 0.012)
+    assert "| to MSE | to PKD |" in markdown(answer)
+    assert "to PKD" not in markdown(summarise(STUDY, made_up()))
 
 
 class TestWords:

@@ -74,7 +74,8 @@ def test_finished_runs_are_not_repeated_and_their_folders_are_tidied(launched, t
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 s"), (0.034, "0.034 s"), (7.25, "7.2 s"), (99.6, "100 s"), (120, "2 min"), (3599, "60 min")]
+    ("seconds", "words"),
+    [(0, "0 s"), (0.034, "0.034 s"), (7.25, "7.2 s"), (99.6, "100 s"), (120, "2 min"), (3599, "60 min")],
 )
 def test_a_duration_is_said_in_the_unit_it_is_read_in(seconds, words):
     assert in_words(seconds) == words

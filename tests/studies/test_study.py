@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from freqkd.studies.answer import read_study as read_results
 from freqkd.studies.answer import summarise
 from freqkd.studies.compare import main
 from freqkd.studies.page import fill
-from freqkd.studies.plan import Plan
+from freqkd.studies.plan import Plan, _pad_to_one_size
 from freqkd.studies.run import make_config
 from freqkd.studies.split import Selection, hold_out, training_images
 from freqkd.studies.study import Budget, read_study
@@ -126,6 +127,30 @@ def test_the_parts_of_a_training_split(path, tmp_path, monkeypatch):
         assert {f"images/train/{image['file_name']}" for image in content["images"]} == held
         assert {box["image_id"] for box in content["annotations"]} <= {image["id"] for image in content["images"]}
         assert "val" in config.test_evaluator.ann_file
+
+
+@pytest.mark.parametrize(
+    ("step", "padded"),
+    [
+        (dict(type="Resize", scale=(1333, 800), keep_ratio=True), True),
+        (dict(type="mmdet.Resize", scale=(320, 320), keep_ratio=True), True),
+        (dict(type="Resize", scale=(320, 240)), False),
+        (dict(type="RandomCrop", crop_size=(256, 256)), False),
+        (dict(type="Pad", size_divisor=32), False),
+    ],
+)
+def test_images_of_several_sizes_are_padded_to_one(step, padded):
+    first, last = dict(type="Resize", scale=(640, 640), keep_ratio=True), dict(type="PackDetInputs")
+    inner = dict(type="CocoDataset", pipeline=[first, step, dict(type="RandomFlip", prob=0.5), last])
+    loader = Config(dict(dataset=dict(type="RepeatDataset", times=2, dataset=inner)))
+    _pad_to_one_size(loader, dict(mean=[123.7, 116.3, 103.5], bgr_to_rgb=True))
+    found = loader.dataset.dataset.pipeline
+    assert ([name.type for name in found][-2] == "freqkd.PadToScale") == padded
+    assert found[-1].type == "PackDetInputs"
+    assert len(found) == 4 + padded
+    if padded:
+        assert (found[-2].scale, found[-2].pad_val) == (step["scale"], (104, 116, 124))
+    assert ("batch_sampler" in loader) == (step.get("scale") == (1333, 800))
 
 
 def test_the_schedule_of_every_run(toy_data, tmp_path):

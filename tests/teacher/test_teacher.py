@@ -80,6 +80,8 @@ def test_every_head_of_a_list_runs(teacher):
         head.conv_seg.register_forward_hook(lambda module, inputs, output: seen.append(output))
     run_to(model, IMAGES, None, ["auxiliary_head.1.conv_seg"])
     assert len(seen) == 2
+    run_to(model, IMAGES, None, ["auxiliary_head.0.conv_seg"])
+    assert len(seen) == 3  # and no further than the deepest one that is tapped
 
 
 @pytest.mark.parametrize("task", TASKS)

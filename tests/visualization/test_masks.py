@@ -55,6 +55,17 @@ def test_prompts_of_another_use_are_not_drawn(tool, trained, tmp_path, capsys):
     assert "was trained with levels=[0, 1, 2], but is used with levels=[2, 1, 0]" in capsys.readouterr().err
 
 
+def test_pictures_need_images_for_validation(tool, tiny_config, tmp_path, capsys):
+    none = "\n".join(f"val_{slot} = None" for slot in ("dataloader", "cfg", "evaluator"))
+    config = tiny_config(tmp_path / "config.py", "detection", "prompts", none)
+    assert tool("visualize_masks", config, "--out-dir", tmp_path / "out") == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "rror" in line]
+    assert line.startswith(
+        "error: val_dataloader must be given, because the pictures are of its images, got none; add it"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_plain_network_has_no_prompts(tool, tiny_config, tmp_path, capsys):
     config = tiny_config(tmp_path / "student.py", "detection", "student")
     assert tool("visualize_masks", config, "--out-dir", tmp_path / "out") == 1

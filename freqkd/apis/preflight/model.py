@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.dist import get_rank
 from mmengine.registry import DefaultScope
 from torch import nn
 
 from freqkd.apis.preflight.cache import check_manifest
+from freqkd.apis.preflight.classes import check_classes
 from freqkd.apis.preflight.first_step import try_steps
 from freqkd.apis.preflight.runner import check_optimization
 from freqkd.models.options import build_part
+from freqkd.models.rehearsal import RehearsalError
 from freqkd.models.schedule import check_progress
 from freqkd.utils.checkpoints import CheckpointError, check_resumable, check_start
 from freqkd.utils.errors import worded
@@ -23,14 +26,21 @@ from freqkd.utils.randomness import forked_randomness
 
 
 def check_model(
-    config: Config, checkpoint: Mapping[str, Any] | None = None, samples: Mapping[str, Any] | None = None
-) -> None:
-    """Build a model of its own, run its terms once on a blank image, and take its first step; nothing of it is kept.
+    config: Config,
+    checkpoint: Mapping[str, Any] | None = None,
+    samples: Mapping[str, Any] | None = None,
+    rehearsal: bool = True,
+) -> dict[str, Any]:
+    """Build a model of its own, run its terms once on one image, and take its first step; nothing of it is kept.
 
     Args:
         config: the config of a training.
         checkpoint: the checkpoint that it loads or resumes from.
-        samples: what `check_data` returned; None: no step is taken.
+        samples: what `check_data` returned; None: the image is blank, and no step is taken.
+        rehearsal: run the model; False: only build it.
+
+    Returns:
+        The shapes of what the terms tap, see `Distiller.rehearse`; empty where they are not known.
 
     Raises:
         ValueError: an unknown tap or argument, features that do not fit, a term with a wrong name.
@@ -42,12 +52,29 @@ def check_model(
         optimizers = check_optimization(config, model)
         check_progress(model, config)
         with worded("model"):
-            if hasattr(model, "rehearse"):
-                model.rehearse()
+            check_classes(model, config)
+        shapes, failure = _rehearse(model, samples or {}) if rehearsal else ({}, "")
         check_manifest(model, config)
         if checkpoint is not None:
             _check_state(model, config, checkpoint)
-        try_steps(model, optimizers, samples or {})
+        if rehearsal:
+            try_steps(model, optimizers, samples or {})
+        if failure and get_rank() == 0:  # a step that failed as well has told more
+            advice = "the training starts all the same; --no-rehearsal leaves the rehearsal out"
+            print(f"warning: {failure}; {advice}", file=sys.stderr)
+    return shapes
+
+
+def _rehearse(model: Any, samples: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Rehearse a model that can; return the shapes of its taps, and what failed for a reason that no check foresaw."""
+    with worded("model"):
+        if not hasattr(model, "rehearse"):
+            return {}, ""
+        model.to(get_device())
+        try:
+            return model.rehearse(samples.get("train")), ""
+        except RehearsalError as error:
+            return {}, str(error)
 
 
 def _check_state(model: nn.Module, config: Config, checkpoint: Mapping[str, Any]) -> None:

@@ -35,7 +35,7 @@ from mmengine.runner import Runner, get_priority
 from torch import nn
 from torch.utils.data import DataLoader
 
-from freqkd.apis.preflight.data import LARGE
+from freqkd.apis.preflight.datasets import LARGE, is_local
 from freqkd.models.options import check_options, unknown_type
 from freqkd.utils.checks import check_at_least, check_choice
 from freqkd.utils.errors import worded
@@ -239,8 +239,12 @@ def _check_evaluator(slot: str, evaluator: Any) -> None:
         return
     metrics = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
     for metric in metrics:
-        path = metric.get("ann_file") if isinstance(metric, Mapping) else None
-        if path and "://" not in str(path):
+        if not isinstance(metric, Mapping):
+            continue
+        if not is_local(metric):  # its annotations are read when it is built
+            return
+        path = metric.get("ann_file")
+        if path:
             if not os.path.isfile(str(path)):
                 raise ValueError(
                     f"{slot}.ann_file not found, or not a file: {path}; name the annotation file of its data set"

@@ -433,6 +433,8 @@ class FreeKDLoss(nn.Module):
         for level, (student, teacher) in enumerate(zip(students, teachers)):
             check_same_shape(student, teacher, f"features of level {level}")
             check_map("teacher", teacher, None if self.channels is None else self.channels[level])
+            if isinstance(masks[level], FrequencyPrompt):
+                masks[level].check_size(teacher, f"the map of level {level}")
             _check_inputs(student, teacher, masks[level], self.options["depth"], self.options["wavelet"])
 
     def load_prompts(self, state: Mapping[str, Tensor]) -> None:

@@ -279,8 +279,8 @@ class FrequencyPrompt(nn.Module):
             return torch.stack([jaccard_overlap(mask) for mask in masks]).mean()
         return torch.stack([dice_overlap(mask) for mask in masks]).sum()
 
-    def check_size(self, feat: Tensor) -> None:
-        """Warn, once, where the coarsest bands of `feat` would hold mostly padding.
+    def check_size(self, feat: Tensor, name: str = "a map") -> None:
+        """Warn, once, where the coarsest bands of `feat` would hold mostly padding; `name` says which map it is.
 
         Raises:
             ValueError: they would hold next to nothing else, see `check_depth`.
@@ -293,7 +293,7 @@ class FrequencyPrompt(nn.Module):
         fitting = max((smallest - 1).bit_length(), 1)
         hint = f"; depth={fitting} would fit{'' if smallest > 1 else ' better'}" if fitting < self.depth else ""
         warnings.warn(
-            f"a map of {feat.shape[-2]}x{feat.shape[-1]} positions is too small for depth={self.depth}: its coarsest "
+            f"{name} of {feat.shape[-2]}x{feat.shape[-1]} positions is too small for depth={self.depth}: its coarsest "
             f"bands are mostly padding{hint}",
             stacklevel=3,
         )

@@ -118,10 +118,12 @@ class LogitLoss(nn.Module):
         softening: `fixed annealed normalized dynamic standardized learned`, as a name, a dict or an instance.
         divergence: `kl dkd nkd dist mse binary_kl quality_focal`, likewise.
         regions: None, or the arguments of `ScaleRegions`, e.g. `dict(scales=(1, 2, 4))`; maps (N, C, H, W) only.
-        activation: what the head puts on its logits, "softmax" or "sigmoid".
-        ignore_index: label of positions that do not count; needs `target`.
+        activation: what the head puts on its logits, "softmax" or "sigmoid". None: what the divergence is for; `dist` and
+            `mse`, which are for both, take the head's where an adapter knows it, and "softmax" elsewhere.
+        ignore_index: label of positions that do not count; needs `target`. None: every position counts; a loss that reads
+            labels takes the label that the head ignores, where an adapter knows it.
         class_weight: weight of each class: a sample counts as its label does; the mean is weighted, as in cross
-            entropy.
+            entropy. A sigmoid head's may have one more, that of its background.
         loss_weight: factor on the loss.
 
     Shape:
@@ -157,7 +159,7 @@ class LogitLoss(nn.Module):
         softening: Any = "fixed",
         divergence: Any = "kl",
         regions: Any = None,
-        activation: str = "softmax",
+        activation: str | None = None,
         ignore_index: int | None = None,
         class_weight: Sequence[float] | None = None,
         loss_weight: float = 1.0,
@@ -166,6 +168,9 @@ class LogitLoss(nn.Module):
         self.softening: Softening = build_softening(softening)
         self.divergence: Divergence = build_divergence(divergence)
         self.regions: ScaleRegions | None = build_regions(regions)
+        suited = self.divergence.activations
+        self._open = activation is None and len(suited) > 1
+        activation = suited[0] if activation is None else activation
         check_grid(self.softening, self.divergence, activation)
         check_ignore_index(ignore_index)
         check_at_least("loss_weight", loss_weight, 0)
@@ -183,6 +188,19 @@ class LogitLoss(nn.Module):
         judged = self.regions is not None and self.regions.rule == "label"
         given = self.ignore_index is not None or self.class_weight is not None
         return self.divergence.needs_target or judged or given
+
+    def take_activation(self, activation: str) -> None:
+        """Take the activation of a head, where none was stated and the divergence leaves it open.
+
+        Raises:
+            ValueError: the softening does not go with it.
+
+        >>> loss = LogitLoss(divergence="dist"); loss.take_activation("sigmoid"); loss.activation
+        'sigmoid'
+        """
+        if self._open:
+            check_grid(self.softening, self.divergence, activation)
+            self.activation, self._open = activation, False
 
     @property
     def follows_progress(self) -> bool:
@@ -256,9 +274,18 @@ class LogitLoss(nn.Module):
         by_image, ignore = self.regions is not None, self.ignore_index
         classes = student.shape[1]
         if target is not None:
-            needs_class = self.divergence.needs_target or self.class_weight is not None
-            num_labels = classes + int(self.activation == "sigmoid" and not needs_class)
-            _check_labels(target, student, by_image, ignore, num_labels)
+            sigmoid = self.activation == "sigmoid"
+            weights = classes if self.class_weight is None else len(self.class_weight)
+            if weights not in (classes, classes + sigmoid):
+                raise ValueError(f"class_weight must have {classes} entries, one for each class, got {weights}")
+            short = sigmoid and self.class_weight is not None and weights == classes != ignore
+            if short and bool((target == classes).any()):
+                raise ValueError(
+                    f"class_weight must have {classes + 1} entries, one for each class and for background, label {classes} "
+                    f"of a sigmoid head, got {weights}"
+                )
+            background = sigmoid and not self.divergence.needs_target
+            _check_labels(target, student, by_image, ignore, classes + background)
         factor = None
         if self.regions is not None:
             student, teacher, target, factor = self.regions(student, teacher, target, self.activation, ignore)
@@ -275,10 +302,6 @@ class LogitLoss(nn.Module):
                 weight = None if weight is None else weight[keep]
         weight = None if weight is None else weight.detach().to(dtype)
         if self.class_weight is not None and target is not None:
-            if len(self.class_weight) != classes:
-                raise ValueError(
-                    f"class_weight must have {classes} entries, one for each class, got {len(self.class_weight)}"
-                )
             by_class = self.class_weight.to(dtype)[target]
             weight = by_class if weight is None else weight * by_class
         return _Rows(student, teacher, target, weight, factor)

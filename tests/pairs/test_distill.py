@@ -1,0 +1,51 @@
+"""One command from two names to an exported student."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from network_pairs import write_random_weights
+
+from freqkd.__main__ import main
+
+TEACHER = "data/teachers/blood-cells_retinanet-r18w48.pth"
+TINY = [
+    *("--cfg-options", "train_dataloader.dataset.indices=4", "train_dataloader.batch_size=2", "train_cfg.max_epochs=1"),
+    *("val_dataloader.dataset.indices=1", "test_dataloader.dataset.indices=1"),
+]
+
+
+@pytest.fixture
+def arguments(tool, baseline, coco, tmp_path):
+    """The arguments of a distillation on a folder of images; runs are quick with the fixture `tool`."""
+    student, teacher = baseline("retinanet_r18w16_b8-12e_blood"), baseline("retinanet_r18w48_b8-36e_blood")
+    path, images = coco(10)
+    data = ["--data", path, "--images", images, "--out", str(tmp_path / "out")]
+    return ["distill", student, teacher, "--checkpoint", TEACHER, *data]
+
+
+def test_a_dry_run_stops_after_the_configs(arguments, tmp_path, capsys):
+    assert main([*arguments, "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"python tools/train.py {tmp_path}/out/distillation.py"
+    assert not (tmp_path / "out/runs").exists()
+
+
+def test_a_distillation_of_a_folder_of_images_in_one_go(arguments, tmp_path, capsys):
+    alone = write_random_weights(arguments[1], tmp_path / "alone.pth")
+    assert main([*arguments, "--test-teacher", "--student-checkpoint", str(alone), *TINY]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("network "))
+    assert lines[start].split() == ["network", "parameters", "coco/bbox_mAP"]
+    names = ["teacher            6.70 M", "student alone      0.81 M", "distilled student  0.81 M"]
+    assert [line[:25] for line in lines[start + 1 : start + 4]] == names
+    weights = torch.load(tmp_path / "out/student/student.pth", weights_only=True)["state_dict"]
+    assert not [key for key in weights if key.startswith("distiller")]
+
+
+@pytest.mark.long
+def test_started_again_it_finds_prompts_and_training_done(arguments, tmp_path, capsys):
+    command = [*arguments, "--method", "freekd", *TINY]
+    assert main(command) == 0
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").rglob("*.pth")}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").rglob("*.pth")} == made
