@@ -1,6 +1,7 @@
 """The classes of teacher, data and heads are compared by name and order before a run."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,8 @@ def named(*names):
         (dict(dataset_meta=dict(classes="cell")), ""),
     ],
 )
-def test_names_and_order_are_compared(distill, taught, data, capsys, meta, words):
+def test_names_and_order_are_compared(distill, taught, data, capsys, monkeypatch, meta, words):
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # of a logger that an earlier test's console has left
     model = distill("detection", terms=dict(loss_kd=LOGITS), teacher=taught(meta))
     if words:
         with pytest.raises(

@@ -1,11 +1,13 @@
 """Whole runs with a cached teacher: filled beforehand, trained without running the teacher, refused where it cannot work."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from freqkd.models import prompt_tuner, rehearsal
 from freqkd.models.term import DistillTerm
-from freqkd.teacher import Teacher
+from freqkd.teacher import Teacher, teacher
 from freqkd.utils.compat import read_config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -52,13 +54,22 @@ def config(tmp_path):
 @pytest.fixture
 def teacher_runs(monkeypatch):
     """A list that grows with the number of images at each run of the teacher on a batch; a rehearsal's is left out."""
-    found, original = [], Teacher.extract
+    found, original, rehearsals = [], Teacher.extract, []
 
     def extract(self, inputs, samples, paths):
-        found.extend([len(inputs)] * (samples is not None))
+        found.extend([len(inputs)] * (not rehearsals))
         return original(self, inputs, samples, paths)
 
+    @contextmanager
+    def noted():
+        rehearsals.append(1)
+        with teacher.rehearsal():
+            yield
+        rehearsals.pop()
+
     monkeypatch.setattr(Teacher, "extract", extract)
+    for module in (rehearsal, prompt_tuner):
+        monkeypatch.setattr(module, "rehearsal", noted)
     return found
 
 
