@@ -43,6 +43,9 @@ class SharedClasses:
             if len(set(own)) < len(own):
                 raise ValueError(f"classes must have each index of the {owner} once, got {own}")
 
+    def __len__(self) -> int:
+        return len(self.indices["student"])
+
     def select(self, logits: Tensor, owner: str, *, background: bool, dim: int = 1) -> Tensor:
         """Return the logits of the shared classes, and after them of the background.
 
@@ -66,10 +69,13 @@ class SharedClasses:
 
     def relabel(self, target: Tensor, other: int) -> Tensor:
         """Return the student's labels as indices of the shared classes; all other labels become `other`."""
-        mapped = torch.full_like(target, other)
-        for index, label in enumerate(self.indices["student"]):
-            mapped[target == label] = index
-        return mapped
+        own = self.indices["student"]
+        rest = max(own) + 1
+        table = torch.full((rest + 1,), other, dtype=target.dtype, device=target.device)
+        table[torch.tensor(own, device=target.device)] = torch.arange(
+            len(own), dtype=target.dtype, device=target.device
+        )
+        return table[torch.where((target < 0) | (target > rest), rest, target).long()]
 
 
 def _is_pair(pair: Any) -> bool:
@@ -92,7 +98,7 @@ class _Unresolved(SharedClasses):
     """Classes that are shared by name, where nobody has looked up the names."""
 
     def __init__(self) -> None:
-        pass
+        self.indices = {"student": [], "teacher": []}
 
     def select(self, logits: Tensor, owner: str, *, background: bool, dim: int = 1) -> Tensor:
         """Raise ValueError."""

@@ -44,7 +44,16 @@ def assign_targets(head: Any, maps: list[Tensor], data_samples: Any) -> Targets:
         head: the student's `bbox_head`; its `get_anchors` and `get_targets` are called.
         maps: one map per level, for the sizes.
         data_samples: the batch's samples, with `gt_instances`.
+
+    Raises:
+        ValueError: another number of maps than the head has levels.
     """
+    known = len(head.prior_generator.strides)
+    if len(maps) != known:
+        raise ValueError(
+            f"the student's head assigns targets on all of its {known} levels together, got maps of {len(maps)}; leave out "
+            "student_levels and teacher_levels"
+        )
     metas = [sample.metainfo for sample in data_samples]
     anchors, flags = head.get_anchors([level.shape[-2:] for level in maps], metas, device=maps[0].device)
     # Read before `get_targets`, which joins the levels of these lists in place.

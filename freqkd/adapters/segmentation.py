@@ -78,10 +78,20 @@ class SegLogits(HeadAdapter):
         self._heads[owner] = kind if isinstance(loss, LogitLoss) else None
         own = None if kind is None else kind.ignore_index
         if owner == "student":
-            if isinstance(loss, LogitLoss) and loss.needs_target and loss.ignore_index is None:
-                loss.ignore_index = own
+            if isinstance(loss, LogitLoss) and loss.ignore_index is None:
+                if self.shared is not None:
+                    loss.ignore_index = IGNORED if own is None else own
+                elif loss.needs_target:
+                    loss.ignore_index = own
             known = (self.ignore_index, getattr(loss, "ignore_index", None), own, IGNORED)
             self._ignored = next(label for label in known if label is not None)
+            renumbered = 2 if kind is not None and kind.binary else 0 if self.shared is None else len(self.shared)
+            if 0 <= self._ignored < renumbered:
+                raise ValueError(
+                    f"ignore_index must not be one of the {renumbered} labels that the loss compares, got {self._ignored}: "
+                    "labels are renumbered here; set ignore_index=255 in the head and in the loss, and reduce_zero_label in "
+                    "the data where its label 0 is to be left out"
+                )
 
     def __call__(self, student_feats: list[Tensor], teacher_feats: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return `student` and `teacher` logits (N, C, h, w) and `target` (N, h, w)."""

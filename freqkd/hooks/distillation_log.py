@@ -37,7 +37,7 @@ class DistillationLogHook(Hook):
         show_small_numbers(runner.log_processor)
         model = unwrapped(runner.model)
         if isinstance(model, (Distiller, PromptTuner)):
-            what = "What is distilled" if isinstance(model, Distiller) else "Whose prompts are trained"
+            what = "What is distilled" if isinstance(model, Distiller) else "Teacher and prompts of this stage"
             runner.logger.info("\n    ".join([f"{what}:", *summarize(model, self.shapes)]))
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, Any] | None = None) -> None:
@@ -56,7 +56,7 @@ class DistillationLogHook(Hook):
 def _teachers_test(teacher: Any) -> str:
     """Return the command that measures a teacher, where it names files."""
     named = [getattr(teacher, name, None) for name in ("config", "checkpoint")]
-    if not all(isinstance(one, (str, os.PathLike)) and one for one in named):
+    if not all(isinstance(one, (str, os.PathLike)) and one for one in named) or getattr(teacher, "cfg_options", None):
         return ""
     return f"; its teacher: python tools/test.py {named[0]} {named[1]}"
 

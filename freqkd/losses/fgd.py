@@ -17,6 +17,7 @@ from freqkd.utils.checks import (
     check_positive,
     check_same_shape,
     check_whole,
+    common_dtype,
     upcast,
 )
 
@@ -194,7 +195,7 @@ def fgd_terms(
         if len(boxes) != count:
             raise ValueError(f"boxes must have one entry for each of the {count} images, got {len(boxes)}")
         with torch.autocast(student_feat.device.type, enabled=False):
-            dtype = torch.promote_types(upcast(student_feat).dtype, upcast(teacher_feat).dtype)
+            dtype = common_dtype(student_feat, teacher_feat)
             student_feat, teacher_feat = student_feat.to(dtype), teacher_feat.detach().to(dtype)
             (spatial_s, channel_s), (spatial_t, channel_t) = (
                 feature_attention(x, tau) for x in (student_feat, teacher_feat)

@@ -96,7 +96,7 @@ def part_of_rehearsal(part: str, image: RehearsalImage | str, prefix: str = "") 
 def rehearsing(model: nn.Module) -> Iterator[None]:
     """Put a model in training mode without a graph, statistics frozen; modes, buffers and random numbers stay as they were."""
     modes = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     freeze_statistics(model.train())
     try:
         with torch.no_grad(), rehearsal(), first_iteration():
@@ -104,8 +104,9 @@ def rehearsing(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        for buffer, version, before in buffers:
+            if buffer._version != version:
+                buffer.copy_(before)
 
 
 @contextmanager

@@ -196,7 +196,7 @@ class DistillTerm(nn.Module):
         student, teacher = batch.student_feats[self.student_tap], batch.teacher_feats[self.teacher_tap]
         found = compare_strides(student, teacher, batch.inputs.shape, self.student_levels, self.teacher_levels)
         if found:
-            warnings.warn(f"{found}; leave it so if this is meant", stacklevel=2)
+            warnings.warn(f"{found}; ignore this warning if the maps are resized on purpose", stacklevel=2)
 
     @property
     def student_paths(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from torch import nn
@@ -36,6 +37,8 @@ class WeakTerms:
             factor: of the term's schedule; where it is not 1, the term is meant to pull less.
         """
         if not isinstance(weight, RatioWeight) or weight.wants_gradients or factor != 1 or name in self._said:
+            return ""
+        if not math.isfinite(ratio):
             return ""
         recent = self._recent.setdefault(name, deque(maxlen=COUNT))
         recent.append(ratio)

@@ -11,7 +11,8 @@ from typing import Any
 from mmengine.config import Config
 
 from freqkd.apis.arguments import KeyValueAction
-from freqkd.apis.export import check_weights, count_parameters, export_student, student_config
+from freqkd.apis.complexity import compare, format_table, image_size
+from freqkd.apis.export import build_student, check_weights, count_parameters, export_student, student_config
 from freqkd.apis.test import evaluate
 from freqkd.apis.train import train
 from freqkd.pairs.configs import Written
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_arguments(parser)
     parser.add_argument("--student-checkpoint", metavar="FILE", help="of the student trained alone, tested beside")
     parser.add_argument("--test-teacher", action="store_true", help="test the teacher, too")
+    parser.add_argument("--no-rehearsal", action="store_true", help="leave out the rehearsal before each training")
     parser.add_argument("--dry-run", action="store_true", help="stop after the configs")
     parser.add_argument("--cfg-options", nargs="+", action=KeyValueAction, help="changes to all runs: key=value")
     options = parser.parse_args(arguments)
@@ -44,8 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.dry_run:
         print("\n".join(commands(written)))
         return
+    if options.test_teacher and options.data and written.teacher is None:
+        raise ValueError(
+            "--test-teacher needs a teacher of the classes of --data, got one of other classes; leave it out"
+        )
     started = time.monotonic()
-    run = _Run(written, options.cfg_options or {}, options.trust_checkpoint)
+    run = _Run(written, options.cfg_options or {}, options.trust_checkpoint, not options.no_rehearsal)
     if options.student_checkpoint:  # before the training, which takes longer to find out
         alone = run.read(written.student)
         check_weights(alone, read_checkpoint(options.student_checkpoint, run.trust), options.student_checkpoint)
@@ -61,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exported = export_student(distilled, checkpoint, str(options.out / "student"), trust=run.trust)
     rows.append(run.test("distilled student", student_config(distilled), str(exported)))
     print(f"\n{results_table(rows)}\n")
+    network = build_student(distilled).eval()
+    size = image_size(distilled, network)
+    print(f"{format_table(compare(distilled, network, size), size)}\n")
     print(f"Trained in {in_words(spent)}. The student: {exported}, with {exported.parent / 'student_config.py'}.")
 
 
@@ -71,10 +80,11 @@ class _Run:
         written: the configs.
         changes: of `--cfg-options`.
         trust: read checkpoints that can run code.
+        rehearsal: run the model on an image before each training.
     """
 
-    def __init__(self, written: Written, changes: Mapping[str, Any], trust: bool) -> None:
-        self.written, self.changes, self.trust = written, dict(changes), trust
+    def __init__(self, written: Written, changes: Mapping[str, Any], trust: bool, rehearsal: bool = True) -> None:
+        self.written, self.changes, self.trust, self.rehearsal = written, dict(changes), trust, rehearsal
 
     def read(self, path: Any) -> Config:
         """Read a config with the changes."""
@@ -97,7 +107,7 @@ class _Run:
 
     def _train(self, config: Config) -> None:
         config.resume = (Path(config.work_dir) / "last_checkpoint").is_file()
-        train(config, self.trust)
+        train(config, self.trust, self.rehearsal)
 
     def test(self, name: str, config: Config, checkpoint: str) -> tuple[str, int, dict[str, float]]:
         """Return a row of the table: name, parameters, metrics."""

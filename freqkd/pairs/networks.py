@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from freqkd.models.tap_shapes import MapShape, call_shapes
 from freqkd.pairs.families import Family, family_of, taps_of
-from freqkd.teacher.teacher import build_network
+from freqkd.teacher.teacher import blank_image, build_network
 from freqkd.utils.compat import read_config
 from freqkd.utils.errors import worded
 from freqkd.utils.randomness import forked_randomness
@@ -126,7 +126,7 @@ def invented_sample(network: Network, size: tuple[int, int], seed: int = 0) -> d
         seed: of the random pixels.
     """
     height, width = size
-    channels = len(getattr(network.model.data_preprocessor, "mean", ())) or 3
+    channels = len(getattr(network.model.data_preprocessor, "mean", ())) or blank_image(network.model).shape[1]
     image = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
     results: dict[str, Any] = dict(
         img=image, img_shape=size, ori_shape=size, img_id=0, img_path="", height=height, width=width

@@ -15,10 +15,17 @@ def _normalization(preprocessor: nn.Module, like: Tensor) -> tuple[Tensor, Tenso
     mean, std = getattr(preprocessor, "mean", None), getattr(preprocessor, "std", None)
     if not getattr(preprocessor, "_enable_normalize", mean is not None):
         mean = std = None
+    for name, value in (("mean", mean), ("std", std)):
+        if value is not None and value.numel() not in (1, channels) and channels > 1:
+            raise ValueError(
+                f"data_preprocessor.{name} must have 1 or {channels} numbers for images of {channels} channels, got "
+                f"{value.numel()}; student and teacher must take images of as many channels"
+            )
     one = like.new_ones(1, channels, 1, 1)
     mean = one * 0 if mean is None else one * mean.to(like).reshape(1, -1, 1, 1)
     std = one if std is None else one * std.to(like).reshape(1, -1, 1, 1)
     swapped = bool(getattr(preprocessor, "_channel_conversion", getattr(preprocessor, "channel_conversion", False)))
+    swapped = swapped and channels == 3  # MMEngine's preprocessors leave other images as they are
     return mean, std, swapped
 
 

@@ -88,7 +88,7 @@ def load_safely(file: Any, source: str, trust: bool = False, load: Any = None, *
     Raises:
         CheckpointError: the file is damaged, or holds something other than tensors and plain data.
     """
-    load = load or torch.load
+    load = load or getattr(torch.load, "__wrapped__", torch.load)
     options["map_location"] = options.get("map_location") or "cpu"
     try:
         if trust:

@@ -218,6 +218,16 @@ def upcast(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def common_dtype(first: Tensor, second: Tensor) -> torch.dtype:
+    """Return the precision in which a loss compares two tensors: float64 if one of them is, else float32.
+
+    >>> import torch
+    >>> common_dtype(torch.ones(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.float64))
+    torch.float64
+    """
+    return torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
+
+
 def resolve_choice(name: str, spec: object, table: Mapping[str, type[T]], base: type[T]) -> T:
     """Build what `spec` names: an instance of `base`, or a `name` or `dict(type=name, **options)` of `table`.
 

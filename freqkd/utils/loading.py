@@ -83,6 +83,8 @@ def _patch(patches: ExitStack, load: Callable[..., Any]) -> None:
         name = f if isinstance(f, str) else getattr(f, "name", type(f).__name__)
         return load_safely(f, str(name), _active[-1].trust, load, map_location=map_location, **options)
 
+    safe_load.__wrapped__ = load  # type: ignore[attr-defined]  # for `load_safely`, whose caller says itself whom to trust
+
     def read(filename: str, map_location: Any = None, **_: Any) -> dict[str, Any]:
         return _read(str(filename))
 

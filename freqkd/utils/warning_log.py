@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from mmengine.logging import print_log
 
+from freqkd.utils.patches import replaced
+
 
 class WarningLog:
     """Logs warnings under the name of what they are about, each text once.
@@ -26,11 +28,14 @@ class WarningLog:
         if torch.compiler.is_compiling():
             yield
             return
-        with warnings.catch_warnings(record=True) as found:
-            try:
+        found: list[str] = []
+        # Not catch_warnings: it would make Python forget which warnings it has shown, in every step.
+        shown = replaced(warnings, "showwarning", lambda message, *args, **options: found.append(str(message)))
+        try:
+            with shown:
                 yield
-            finally:
-                for text in dict.fromkeys(f"{slot}: {one.message}" for one in found):
-                    if text not in self.said:
-                        self.said.add(text)
-                        print_log(text, "current", logging.WARNING)
+        finally:
+            for text in dict.fromkeys(f"{slot}: {one}" for one in found):
+                if text not in self.said:
+                    self.said.add(text)
+                    print_log(text, "current", logging.WARNING)

@@ -77,6 +77,14 @@ def test_a_teacher_of_another_order_teaches_nothing_new_where_the_pairs_say_so(s
     assert abs(values["pairs"]) < 1e-6 < 0.01 < values["places"]
 
 
+def segmenter(ignore_index):
+    """A network with a head of five classes."""
+    from mmseg.models.decode_heads import FCNHead
+
+    head = FCNHead(in_channels=4, channels=4, num_convs=1, num_classes=5, ignore_index=ignore_index)
+    return torch.nn.ModuleDict(dict(decode_head=head))
+
+
 def test_labels_of_other_classes_are_ignored_in_segmentation():
     labels = torch.tensor([[[0, 1], [2, 255]]])
     samples = [SimpleNamespace(gt_sem_seg=PixelData(data=labels))]
@@ -87,6 +95,43 @@ def test_labels_of_other_classes_are_ignored_in_segmentation():
     assert torch.equal(found["student"], student[:, [0, 2]])
     assert torch.equal(found["teacher"], teacher[:, [4, 1]])
     assert found["target"].tolist() == [[[0, 255], [1, 255]]]
+
+
+def test_positions_of_other_classes_do_not_count():
+    torch.manual_seed(0)
+    network, loss = segmenter(ignore_index=255), LogitLoss("fixed", "kl")
+    adapter = SegLogits(classes=PAIRS)
+    for owner in ("student", "teacher"):
+        adapter.check_head(network, "decode_head.conv_seg", loss, owner)
+    samples = [SimpleNamespace(gt_sem_seg=PixelData(data=torch.tensor([[[0, 1], [2, 255]]])))]
+    inputs = torch.zeros(1, 3, 2, 2)
+    batch = Batch(inputs, inputs, samples, torch.nn.Identity(), None, {}, {})
+    student, teacher = torch.randn(1, 5, 2, 2), torch.randn(1, 5, 2, 2)
+    before = loss(**adapter([student], [teacher], batch))
+    changed = student.clone()
+    changed[:, :, 0, 1] += torch.randn(1, 5)  # labels 1 and 255 are of no shared class
+    changed[:, :, 1, 1] += torch.randn(1, 5)
+    assert torch.equal(loss(**adapter([changed], [teacher], batch)), before)
+    changed[:, :, 0, 0] += torch.randn(1, 5)
+    assert not torch.equal(loss(**adapter([changed], [teacher], batch)), before)
+
+
+def test_an_ignored_label_that_would_become_a_class_is_refused():
+    with pytest.raises(ValueError, match="ignore_index must not be one of the 2 labels that the loss compares, got 0"):
+        SegLogits(classes=PAIRS).check_head(
+            segmenter(ignore_index=0), "decode_head.conv_seg", LogitLoss("fixed", "kl"), "student"
+        )
+
+
+def test_labels_become_indices_of_the_shared_classes():
+    torch.manual_seed(0)
+    labels = torch.randint(-1, 12, (2, 30, 40))
+    labels[0, 0, 0] = 255
+    shared = SharedClasses([(7, 0), (2, 1), (9, 2)])
+    expected = torch.full_like(labels, 5)
+    for index, label in enumerate((7, 2, 9)):
+        expected[labels == label] = index
+    assert torch.equal(shared.relabel(labels, 5), expected)
 
 
 def test_names_that_nobody_looked_up_are_said():

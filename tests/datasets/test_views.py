@@ -177,6 +177,32 @@ def test_what_would_change_a_view_is_refused(real):
         DATASETS.build(real.config)
 
 
+def test_transforms_that_mix_images_give_the_same_views_in_any_order():
+    inner = Config.fromfile(ROOT / f"configs/_base_/datasets/{SETS['mmdet']}.py").train_dataloader.dataset.to_dict()
+    load, pack = inner["pipeline"][:2], inner["pipeline"][-1]
+    inner.update(data_root=f"{ROOT}/{inner['data_root']}", indices=6, pipeline=load)
+    mixing = [
+        dict(type="Mosaic", img_scale=(96, 128)),
+        dict(type="RandomAffine", scaling_ratio_range=(0.5, 1.5), border=(-48, -64)),
+        dict(type="MixUp", img_scale=(96, 128)),
+    ]
+    mixed = dict(type="MultiImageMixDataset", dataset=inner, pipeline=[*mixing, pack])
+    config = ConfigDict(type="freqkd.FixedViews", views=2, dataset=mixed)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        views, again = (DATASETS.build(copy.deepcopy(config)) for _ in range(2))
+        found = {(index, view): views.get_view(index, view) for index in range(3) for view in range(2)}
+        again[5]
+        for place in reversed(found):
+            for source in (again, views):
+                item, same = found[place], source.get_view(*place)
+                assert torch.equal(same["inputs"], item["inputs"])
+                truth, other = (one["data_samples"].gt_instances for one in (item, same))
+                assert torch.equal(truth.bboxes.tensor, other.bboxes.tensor)
+                assert torch.equal(truth.labels, other.labels)
+                assert same["data_samples"].metainfo[VIEW] == item["data_samples"].metainfo[VIEW]
+    assert len({item["data_samples"].metainfo[VIEW].pixels for item in found.values()}) == 6
+
+
 class Bare(Noise):
     def __getitem__(self, index):
         return dict(img=index)

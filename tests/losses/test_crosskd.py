@@ -154,6 +154,8 @@ def test_what_does_not_fit_is_named():
         CrossHead(cls="atss_cls", reg=None, centerness="atss_centerness", num_classes=3)
     batch, students, teachers = make("atss")
     found = CrossHead(index=1, **NAMES["atss"])(students, teachers, batch)
+    with pytest.raises(ValueError, match="on all of its 5 levels together, got maps of 2; leave out student_levels"):
+        CrossHead(index=1, **NAMES["atss"])(students[:2], teachers[:2], batch)
     lacking = copy.copy(found)
     del lacking["positive"]
     with pytest.raises(ValueError, match="positive must be given with centernesses"):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from freqkd.losses.bckd import BCKDLoss, bckd_terms
 from freqkd.losses.boxes import box_iou_loss, distribution_boxes, mean_by_weight, quality_focal_loss
-from freqkd.losses.crosskd import CrossKDLoss, align_statistics, crosskd_box_terms, crosskd_terms
+from freqkd.losses.crosskd import CrossKDBoxLoss, CrossKDLoss, align_statistics, crosskd_box_terms, crosskd_terms
 from freqkd.losses.ld import LDLoss, ld_loss, ld_terms, valuable_region
 from freqkd.losses.logits.methods import kd_loss
 from freqkd.losses.mlkd import MLKDLoss, mlkd_terms
@@ -245,6 +245,43 @@ def test_mlkd_of_one_temperature_by_hand() -> None:
 def test_errors_name_the_argument(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(_head())
+
+
+LEVELS = "must give the same number of maps, at least one, got {} and {}; choose student_levels and teacher_levels"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [  # levels of the student's classes and boxes, then of the teacher's
+        ((2, 2, 1, 1), LEVELS.format(2, 1)),
+        ((1, 2, 2, 2), LEVELS.format(1, 2)),
+        ((2, 2, 2, 1), LEVELS.format(2, 1)),
+        ((2, 1, 2, 1), "positions, got 32"),
+        ((1, 2, 1, 2), "positions, got 24"),
+    ],
+)
+@pytest.mark.parametrize(("loss", "bins"), [(BCKDLoss(), 5), (CrossKDLoss(), 5), (CrossKDBoxLoss(), 1)])
+def test_other_numbers_of_levels_are_named(loss: Any, bins: int, numbers: tuple[int, ...], message: str) -> None:
+    maps = [levels[:number] for levels, number in zip(_maps(_head(bins=bins)), numbers, strict=True)]
+    with pytest.raises(ValueError, match=message):
+        loss(*maps, avg_factor=1.0)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "positive", "message"),
+    [
+        (2, 1, 32, LEVELS.format(2, 1)),
+        (1, 1, 32, "positions, got 32"),
+        (2, 2, 24, "each of the 32 positions, got 24"),
+    ],
+)
+def test_other_numbers_of_levels_of_centernesses_are_named(
+    student: int, teacher: int, positive: int, message: str
+) -> None:
+    head, one = _head(bins=1), _head(classes=1)
+    near, far, known = one["cls_s"][:student], one["cls_t"][:teacher], torch.ones(positive, dtype=torch.bool)
+    with pytest.raises(ValueError, match=message):
+        CrossKDBoxLoss()(*_maps(head), None, near, far, known, avg_factor=1.0)
 
 
 def test_mean_by_weight() -> None:

@@ -12,7 +12,7 @@ from freqkd.apis.preflight import check_model
 from freqkd.apis.preflight.first_step import try_steps
 from freqkd.losses.mse import MSELoss
 from freqkd.models.distiller import Distiller
-from freqkd.models.rehearsal import RehearsalError, first_iteration, take_image
+from freqkd.models.rehearsal import RehearsalError, first_iteration, rehearsing, take_image
 
 KD = dict(
     loss=dict(type="freqkd.LogitLoss", divergence="binary_kl", activation="sigmoid"),
@@ -83,6 +83,14 @@ def test_images_of_other_than_three_channels(small, sample, teachers, freekd_ter
         assert model.rehearse(given)["teacher"]["neck"][0].shape[1] == 16
     images = take_image(model, sample(channels=channels), (64, 96)).inputs
     assert images.shape == (1, channels, 64, 96)
+
+
+def test_a_buffer_that_shares_its_memory_is_left_alone():
+    network = torch.nn.BatchNorm2d(2)
+    network.register_buffer("shared", torch.zeros(1).expand(4))
+    with rehearsing(network):
+        network.running_mean += 1
+    assert network.running_mean.tolist() == [0, 0]
 
 
 def test_terms_with_an_adapter_are_run_on_an_image_of_the_data_alone(distill, sample, small):

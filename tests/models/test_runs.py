@@ -24,7 +24,7 @@ class NoteRun(Hook):
         SEEN[-1]["random"].append(torch.get_rng_state())
 
 
-@pytest.mark.parametrize("task", ["detection", "segmentation"])
+@pytest.mark.parametrize("task", [pytest.param("detection", marks=pytest.mark.long), "segmentation"])
 def test_alone_and_distilled_start_from_equal_tensors_and_see_the_same_images(
     tool, tiny_config, trained, tmp_path, task
 ):

@@ -25,6 +25,11 @@ def test_a_weak_term_is_told_once(weight, ratio, factor, told):
         assert said[4].startswith("terms.loss_logit pulls with 4 % of the ratio asked for, 0.5, in the last 5 measured")
 
 
+def test_a_step_that_is_not_finite_is_not_counted(weight):
+    weak, ratios = WeakTerms(), (float("nan"), 0.01, float("inf"), 0.01, 0.01, 0.01, 0.01)
+    assert [bool(weak.notice("loss_logit", weight, ratio, 1.0)) for ratio in ratios] == [False] * 6 + [True]
+
+
 def test_one_weak_batch_is_nothing(weight):
     weak = WeakTerms()
     assert not any(weak.notice("loss_logit", weight, ratio, 1.0) for ratio in (0.5, 0.0, 0.5, 0.5, 0.5, 0.5, 0.0))

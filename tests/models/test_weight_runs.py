@@ -123,7 +123,7 @@ def test_two_processes_agree_on_the_weight_and_on_every_parameter(run_config, tm
     assert_same_training(*states, factor=128, tolerance=0)
 
 
-@pytest.mark.parametrize("iters", [3, 50])
+@pytest.mark.parametrize("iters", [3, pytest.param(50, marks=pytest.mark.long)])
 def test_a_killed_and_resumed_training_ends_as_one_that_was_not(tool, run_config, tmp_path, iters):
     whole = run_config(tmp_path / "whole.py", iters=iters)
     assert tool("train", whole, "--work-dir", tmp_path / "whole") == 0

@@ -38,8 +38,25 @@ def test_a_distillation_of_a_folder_of_images_in_one_go(arguments, tmp_path, cap
     assert lines[start].split() == ["network", "parameters", "coco/bbox_mAP"]
     names = ["teacher            6.70 M", "student alone      0.81 M", "distilled student  0.81 M"]
     assert [line[:25] for line in lines[start + 1 : start + 4]] == names
+    assert any(line.startswith("one image of") for line in lines[start + 4 :])
+    assert any("latency" in line for line in lines[start + 4 :])
     weights = torch.load(tmp_path / "out/student/student.pth", weights_only=True)["state_dict"]
     assert not [key for key in weights if key.startswith("distiller")]
+
+
+def test_an_address_goes_as_far_as_the_download(arguments, monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def refuse(address, *others, **options):
+        asked.append(address)
+        raise OSError("no route")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    arguments[4] = "https://example.org/teacher.pth"
+    assert main(arguments) == 1
+    assert asked == ["https://example.org/teacher.pth"]
+    assert "cannot download https://example.org/teacher.pth" in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -180,6 +180,7 @@ def test_two_processes_agree_and_resume_to_the_same_weights(tmp_path):
         assert all(torch.equal(state[key], value) for key, value in states[0].items())
 
 
+@pytest.mark.long
 def test_all_processes_learn_that_one_refuses(tmp_path):
     """The one that finds no data says why; the other one does not wait for a time-out."""
     good = write(tmp_path / "good", "student")

@@ -126,6 +126,15 @@ def refused(request, tool, tmp_path, capsys):
             "teacher.cache.views must be the views of train_dataloader.dataset, 3",
         ),
         ("model['teacher']['cache'].update(dir='/dev/null/x')", "teacher.cache.dir /dev/null/x is not writable"),
+        (
+            "custom_hooks = [dict(type='mmdet.YOLOXModeSwitchHook')]",
+            "custom_hooks[0] must be left out where the teacher is cached: mmdet.YOLOXModeSwitchHook changes",
+        ),
+        (
+            "train_dataloader['dataset'] = dict(_delete_=True, type='mmdet.MultiImageMixDataset', "
+            "pipeline=[dict(type='mmdet.Mosaic')], dataset={{_base_.train_dataloader.dataset}})",
+            "train_dataloader.dataset must not change views of a cached teacher, got mmdet.MultiImageMixDataset",
+        ),
         ("model['teacher']['cache'].update(size=3)", "teacher.cache must be dict(dir=..., views=...), got the keys"),
     ],
 )

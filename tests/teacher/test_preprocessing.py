@@ -43,6 +43,23 @@ def test_it_equals_the_teachers_own_preprocessor(small, task, student, teacher):
     assert torch.all(shown[1, :, :, 70:] == pad)
 
 
+def test_channels_are_swapped_where_the_teachers_own_preprocessor_does():
+    images = torch.rand(1, 4, 2, 2)
+    student, teacher = torch.nn.Module(), torch.nn.Module()
+    teacher.channel_conversion = True
+    assert torch.equal(renormalize(images, None, student, teacher), images)
+    assert torch.equal(renormalize(images[:, :3], None, student, teacher), images[:, :3].flip(1))
+
+
+def test_images_of_other_channels_than_the_teachers_are_refused():
+    student, teacher = torch.nn.Module(), preprocessor("segmentation", **IMAGENET)
+    with pytest.raises(
+        ValueError, match=r"^data_preprocessor.mean must have 1 or 4 numbers for images of 4 channels, got 3"
+    ):
+        renormalize(torch.rand(1, 4, 2, 2), None, student, teacher)
+    assert renormalize(torch.rand(1, 1, 2, 2), None, student, teacher).shape == (1, 3, 2, 2)
+
+
 def test_a_preprocessor_without_normalisation(small):
     plain = preprocessor("detection")
     data = preprocessor("detection", **IMAGENET)(small.raw("detection", SIZES), True)

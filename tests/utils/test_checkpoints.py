@@ -22,6 +22,7 @@ from freqkd.utils.checkpoints import (
     weights_of,
     write_atomic,
 )
+from freqkd.utils.loading import guarded_loading
 
 
 class Payload:
@@ -53,6 +54,21 @@ def test_code_in_a_file_is_refused_with_the_reason_and_not_run(payload, tmp_path
     assert not (tmp_path / "ran").exists()
 
 
+def test_inside_a_tool_the_refusal_reads_the_same(payload):
+    with pytest.raises(CheckpointError) as outside:
+        read_checkpoint(payload)
+    with guarded_loading(), pytest.raises(CheckpointError) as inside:
+        read_checkpoint(payload)
+    assert str(inside.value) == str(outside.value)
+
+
+def test_inside_a_tool_a_teacher_that_its_config_trusts_is_read(payload, tmp_path):
+    with guarded_loading():
+        assert "state_dict" in read_checkpoint(payload, trust=True)
+        with pytest.raises(CheckpointError, match="more than tensors and plain data"):
+            torch.load(payload)
+
+
 def test_code_in_a_file_is_run_for_who_trusts_it(payload, tmp_path):
     assert torch.equal(read_checkpoint(payload, trust=True)["state_dict"]["a"], torch.ones(2))
     assert (tmp_path / "ran").exists()
@@ -80,7 +96,7 @@ def test_safetensors_are_read_where_the_package_is_installed(tmp_path, monkeypat
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("task", ["detection", "segmentation"])
+@pytest.mark.parametrize("task", [pytest.param("detection", marks=pytest.mark.long), "segmentation"])
 def test_a_training_checkpoint_of_mmengine_is_read(trained, task):
     read = read_checkpoint(trained(task).checkpoint)
     assert {"state_dict", "optimizer", "message_hub", "meta"} <= set(read)

@@ -29,8 +29,8 @@ def check_cache(config: Config) -> None:
     """Check that a cached teacher has fixed views, and a folder that can be written and whose manifest is whole.
 
     Raises:
-        ValueError: the training data is not wrapped in `freqkd.FixedViews`, or has another number of views; the folder
-            cannot be written.
+        ValueError: the training data is not wrapped in `freqkd.FixedViews`, or has another number of views; something changes
+            the views; the folder cannot be written.
         CheckpointError: the folder's manifest is damaged, or missing beside its maps.
     """
     cache = (config.get("model", {}).get("teacher") or {}).get("cache")
@@ -47,6 +47,20 @@ def check_cache(config: Config) -> None:
             f"teacher.cache.views must be the views of train_dataloader.dataset, {views.get('views')}, got "
             f"{cache.get('views')}"
         )
+    outer = (config.train_dataloader.get("dataset") or {}) if config.get("train_dataloader") else {}
+    while outer is not views:
+        if outer.get("pipeline"):
+            raise ValueError(
+                f"train_dataloader.dataset must not change views of a cached teacher, got {outer.get('type')} with a pipeline "
+                "around freqkd.FixedViews; put freqkd.FixedViews around it"
+            )
+        outer = outer["dataset"]
+    for index, hook in enumerate(config.get("custom_hooks") or ()):
+        if str(hook.get("type")).split(".")[-1] in ("YOLOXModeSwitchHook", "PipelineSwitchHook"):
+            raise ValueError(
+                f"custom_hooks[{index}] must be left out where the teacher is cached: {hook['type']} changes the pipeline, "
+                "and so the views that the cache was made for"
+            )
     if cache.get("dir"):
         check_writable("teacher.cache.dir", cache["dir"], "teacher.cache.dir")
         read_manifest(Path(cache["dir"]))

@@ -295,9 +295,10 @@ def resolve_shared_classes(config: Config, trust: bool = False) -> None:
     if not isinstance(teacher, Mapping):
         return
     slot = f"terms.{next(iter(adapters))}.adapter.classes"
-    known = (
-        tuple(teacher.get("classes") or ()) or classes_of(read_checkpoint(str(teacher.get("checkpoint")), trust)) or ()
-    )
+    known = tuple(teacher.get("classes") or ())
+    if not known and teacher.get("checkpoint"):
+        trusted = trust or bool(teacher.get("trust_checkpoint"))
+        known = tuple(classes_of(read_checkpoint(str(teacher["checkpoint"]), trusted)) or ())
     data = list(data_classes(config))
     for what, names in (("the teacher's checkpoint", known), ("the training data", data)):
         if not names:

@@ -22,7 +22,7 @@ from freqkd.utils.checks import (
     check_same_shape,
     check_sequence,
     check_whole,
-    upcast,
+    common_dtype,
 )
 
 __all__ = ["LogitLoss"]
@@ -269,7 +269,7 @@ class LogitLoss(nn.Module):
             raise ValueError(
                 f"regions need a map (N, C, H, W) to take apart, got logits {tuple(student.shape)}; leave regions=None"
             )
-        dtype = torch.promote_types(upcast(student).dtype, upcast(teacher).dtype)
+        dtype = common_dtype(student, teacher)
         student, teacher = student.to(dtype), teacher.detach().to(dtype)
         by_image, ignore = self.regions is not None, self.ignore_index
         classes = student.shape[1]
