@@ -231,7 +231,7 @@ def test_a_page_names_what_exists(page):
     paths = set(re.findall(r"`((?:freqkd|tests|docs|tools|configs|data|benchmarks)/[\w/.*-]+)`", prose)) - set(added)
     wrong = [path for path in paths if "METHOD" not in path and not list(ROOT.glob(path))]
     wrong += [link for link in re.findall(r"\]\(([\w/.-]+)\)", prose) if not (page.parent / link).exists()]
-    registries = (registry.MODELS, registry.HOOKS, registry.DATASETS)
+    registries = (registry.MODELS, registry.HOOKS, registry.DATASETS, registry.TRANSFORMS)
     known = {*dir(losses), *dir(align), *(name for one in registries for name in one.module_dict)}
     known |= set(re.findall(r"^(?:class|def) (\w+)", "\n".join(added.values()), re.M))
     named = re.findall(r"\bfreqkd\.([A-Z]\w*[a-z]\w*)|`(\w+(?:_loss|Loss|Align))\b", text)

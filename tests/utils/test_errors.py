@@ -31,6 +31,12 @@ def reported(capsys, monkeypatch):
     return run
 
 
+def boxes_of_a_network_without_boxes():
+    from mmdet.evaluation import CocoMetric
+
+    CocoMetric().process({}, [dict(img_id=1)])
+
+
 def users(error):
     """A main that raises an error, as a library or a user's own module would."""
 
@@ -59,6 +65,7 @@ def users(error):
         (lambda _: torch.save([torch.zeros(10**5)], "/dev/full"), "a file could not be written whole"),
         (users(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")), "OutOfMemoryError: CUDA out of"),
         (users(KeyError("bbox_head")), "KeyError: bbox_head (raised in"),
+        (lambda _: boxes_of_a_network_without_boxes(), "KeyError: pred_instances (raised in mmdet/"),
         (users(AssertionError()), "AssertionError: no message (raised in"),
         (users(RuntimeError("one\ntwo\n  three")), "RuntimeError: one two three (raised in"),
         (
