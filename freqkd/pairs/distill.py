@@ -87,10 +87,17 @@ class _Run:
         self.written, self.changes, self.trust, self.rehearsal = written, dict(changes), trust, rehearsal
 
     def read(self, path: Any) -> Config:
-        """Read a config with the changes."""
-        config = read_config(path)
+        """Read a config with the changes; those of `model.student` are `model` in the config of the student alone."""
+        config, changes = read_config(path), {}
+        for key, value in self.changes.items():
+            if not key.startswith("model.") or path == self.written.distillation:
+                changes[key] = value
+            elif path == self.written.student and key.startswith("model.student."):
+                changes[key.replace("model.student.", "model.", 1)] = value
+            elif path == self.written.prompts and key.startswith("model.teacher."):
+                changes[key] = value
         with worded("--cfg-options"):
-            config.merge_from_dict(self.changes)
+            config.merge_from_dict(changes)
             check_slots(config)
         config.launcher = "none"
         return config

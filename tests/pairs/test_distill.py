@@ -11,6 +11,7 @@ from freqkd.__main__ import main
 TEACHER = "data/teachers/blood-cells_retinanet-r18w48.pth"
 TINY = [
     *("--cfg-options", "train_dataloader.dataset.indices=4", "train_dataloader.batch_size=2", "train_cfg.max_epochs=1"),
+    "model.student.bbox_head.loss_bbox.loss_weight=1.5",
     *("val_dataloader.dataset.indices=1", "test_dataloader.dataset.indices=1"),
 ]
 
