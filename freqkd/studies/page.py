@@ -1,6 +1,6 @@
 """Numbers of finished studies in Markdown pages: `python -m freqkd.studies.page docs/comparison.md README.md`.
 
-What stands between `<!-- KIND STUDY LENGTH -->` and `<!-- end -->` is written anew from `studies/results/STUDY`, e.g. for
+What stands between `<!-- KIND STUDY LENGTH -->` and `<!-- end -->` is written again from `studies/results/STUDY`, e.g. for
 `<!-- table blood-cells 240 steps -->`. KIND is "table", a row for each method; "order", the same by the mean metric,
 without times and verdicts; "words", the sentences of the answer; or "brief", its verdicts against the student alone.
 """
@@ -21,7 +21,7 @@ _BLOCK = re.compile(r"(<!-- (table|order|words|brief) ([\w.+-]+) (.+?) -->\n).*?
 
 
 def fill(text: str, results: str | Path = "studies/results") -> str:
-    """Return a page with its blocks written anew.
+    """Return a page with its blocks written again.
 
     Args:
         text: of the page.

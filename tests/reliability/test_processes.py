@@ -208,6 +208,7 @@ def test_a_process_whose_config_is_missing_stops_the_other(tmp_path):
     assert "config not found" in errors[0]
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_the_other_with_a_message(tmp_path):
     config = write(tmp_path / "run", "student", epochs=1000, more="\ndefault_hooks=dict(checkpoint=dict(interval=1))")
     port = free_port()
