@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from measure import CHANNELS, ROOT, SIZES, load
-from report_students import study_table, table
 
 Rows = Mapping[str, Mapping[str, float]]
 RELEASED, OFFICIAL, PAPER = "released form, T = 6", "FreeKD official, T = 6", "FreeKD paper, T = 2"
@@ -56,6 +55,12 @@ def where(result: Mapping[str, Any]) -> str:
 def ratio(rows: Rows, over: str, under: str, key: str = "median") -> float:
     """Return how much of a row's time another one takes; not a number where one of them was not measured."""
     return rows[over][key] / rows[under][key] if {over, under} <= rows.keys() else math.nan
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table in Markdown."""
+    first, *others = (f"| {' | '.join(map(str, line))} |" for line in (head, *rows))
+    return "\n".join((first, "|" + "---|" * len(head), *others))
 
 
 def loss_table(rows: Rows) -> str:
@@ -185,11 +190,6 @@ def build() -> str:
         "SCALING": f"{where(scaling)}\n\n{scaling_part(scaling['rows'])}",
         "STEP": f"{where(steps)}\n\n{step_part(steps['rows'])}",
         "CACHED STEP": f"{where(cached)}\n\n{cached_step_part(cached)}",
-        "CACHE STUDY": study_table("cache", "seconds, first seed", "seconds, later seeds", "late step, ms"),
-        "DEMO STUDY": study_table("demo"),
-        "WEIGHT STUDY": study_table("weights", "ratio asked for", "mean ratio"),
-        "PART STUDY": study_table("parts"),
-        "TERM STUDY": study_table("terms", "mean ratio"),
     }
     page = (ROOT / "benchmarks" / "page.md").read_text()
     for name, text in parts.items():

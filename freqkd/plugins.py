@@ -1,7 +1,7 @@
 """Registration of everything that a config may name as `freqkd.X`.
 
 A class is registered by where it stands: every `...Loss` of `freqkd.losses`, every align, every adapter, hook and data set of
-their packages, the models, and the transform. The mathematics itself knows no registry.
+their packages, the models, the transforms and the optimizer wrapper. The mathematics itself knows no registry.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from types import ModuleType
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseModule
+from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
 from torch import nn
 from torch.utils.data import Dataset
 
 from freqkd import adapters, align, backbones, datasets, hooks, losses, models
-from freqkd.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
+from freqkd.apis import mixed_precision
+from freqkd.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS, TRANSFORMS
 
 
 def classes_of(package: ModuleType, kind: type) -> Iterator[type]:
@@ -57,4 +59,6 @@ for model in (models.Distiller, models.PromptTuner, models.DistillTerm):
 register(MODELS, adapters, adapters.HeadAdapter)
 register(HOOKS, hooks, Hook)
 register(DATASETS, datasets, Dataset)
-TRANSFORMS.register_module(module=datasets.PadToScale)
+register(OPTIM_WRAPPERS, mixed_precision, OptimWrapper)
+for transform in (datasets.Corrupt, datasets.PadToScale):
+    TRANSFORMS.register_module(module=transform)

@@ -5,3 +5,7 @@ name = "aquarium"
 _head = dict(terms=dict(loss_logit=dict(adapter=dict(num_classes=7))))
 methods = {"binary-kd": _head, "details+binary-kd": _head}
 budget = 540
+search = dict(  # the learning rate of the config may be low, so the methods try twice of it, too
+    methods=[dict(ratio=2.0), dict(ratio=8.0), dict(ratio=2.0, lr=2.0)],
+    student=[dict(lr=1.0), dict(lr=2.0), dict(lr=4.0)],
+)

@@ -1,7 +1,10 @@
-"""Every shipped config: its name, its bases, its two stages, its student alone; the full-size ones take an optimizer step."""
+"""Every shipped config: its name, its bases, its two stages, its student alone; the full-size chains in tools/train.py."""
 
+import importlib.util
 import os
+import re
 import socket
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,7 +12,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from mmengine.config import Config
+from mmengine.config.utils import _get_cfg_metainfo
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, init_default_scope
 
@@ -20,9 +25,18 @@ from freqkd.utils.compat import read_config
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(ROOT.glob("configs/[!_]*/*.py"))
 BASELINES = sorted(ROOT.glob("configs/baselines/*.py"))
-PROMPTS = sorted(ROOT.glob("configs/*/prompts_*.py"))
+PROMPTS = sorted(ROOT.glob("configs/[!_]*/prompts_*.py"))
 DISTILLATIONS = [path for path in CONFIGS if path not in (*BASELINES, *PROMPTS)]
-FULL = [path for path in CONFIGS if path.stem.endswith(("_coco", "_cityscapes"))]
+FULL = [path for path in CONFIGS if path.stem.endswith(("_coco", "_cityscapes", "_ade20k"))]
+CHAINS = [
+    ROOT / f"configs/freekd/{name}.py"
+    for name in (
+        "prompts_neck_retinanet-r101_8xb2-2000i_coco",
+        "freekd_neck_retinanet-r101_retinanet-r50_8xb2-2x_coco",
+        "prompts_bottleneck_pspnet-r101_4xb2-2000i_cityscapes",
+        "freekd_bottleneck_pspnet-r101_pspnet-r18_4xb2-80k_cityscapes",
+    )
+]
 # The last word of a config's name, and where the data lie.
 ELSEWHERE = os.environ.get("FREQKD_DATA", "../shared/data")
 DATA = {
@@ -30,6 +44,7 @@ DATA = {
     "road-scenes": "data/samples/road_scenes/",
     "coco": "data/coco/",
     "cityscapes": "data/cityscapes/",
+    "ade20k": "data/ade/ADEChallengeData2016",
     "aquarium": f"{ELSEWHERE}/aquarium/",
     "facades": f"{ELSEWHERE}/facades/",
 }
@@ -50,7 +65,7 @@ PIPELINES = {
     "cityscapes": [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")],
 }
 STEPS = []
-read = lru_cache(read_config)
+read = lru_cache(maxsize=None)(read_config)
 
 
 @HOOKS.register_module(name="NoteStep", force=True)
@@ -113,10 +128,10 @@ def written(path):
 
 
 def test_the_configs_are_found():
-    assert len(BASELINES) >= 8
-    assert len(PROMPTS) >= 4
-    assert len(DISTILLATIONS) >= 37
-    assert len(FULL) >= 10
+    assert len(BASELINES) == 28
+    assert len(PROMPTS) == 20
+    assert len(DISTILLATIONS) == 124
+    assert len(FULL) == 118
     assert len({path.stem for path in CONFIGS}) == len(CONFIGS)
 
 
@@ -130,6 +145,18 @@ def test_name_and_folder_say_what_a_config_is(path):
     assert dataset.get("dataset", dataset).data_root == DATA[path.stem.split("_")[-1]]
 
 
+def is_published(config, checkpoint):
+    """Whether the metafile of the package names a checkpoint for its config, from whatever host."""
+    package, name = config.split("::")
+    folder = Path(importlib.util.find_spec(package).origin).parent / ".mim/configs" / Path(name).parent
+    (path,) = folder.glob("metafile.y*ml")
+    models = yaml.safe_load(path.read_text())
+    models = models if isinstance(models, list) else models["Models"]
+    weights = {Path(model["Config"]).name: model.get("Weights") for model in models if "Config" in model}
+    file = weights[Path(name).name].split("/", 3)[3]
+    return checkpoint.endswith(file) and re.search(r"-[0-9a-f]{8}\.pth$", file)
+
+
 @each(sorted(ROOT.glob("configs/_base_/*/*.py")))
 def test_a_base_inherits_nothing(path):
     assert "\n_base_ =" not in path.read_text()
@@ -137,6 +164,8 @@ def test_a_base_inherits_nothing(path):
     if path.parent.name == "teachers":
         assert set(values) == {"teacher"}
         assert set(values["teacher"]) == {"config", "checkpoint"}
+        if values["teacher"]["checkpoint"].startswith("https"):
+            assert is_published(**values["teacher"])
     if path.parent.name == "distill":
         assert {term["type"] for term in values.values()} == {"freqkd.DistillTerm"}
 
@@ -150,7 +179,7 @@ def test_a_config_names_types_by_their_scope(path):
         assert not str(part.get("type", "")).startswith(("FreeKD", "Distill", "Prompt", "ConvAlign"))
     if path not in BASELINES:
         assert "freqkd.registry" in config.custom_imports.imports
-        assert read(config.model.teacher.config).model.type in ("RetinaNet", "GFL", "EncoderDecoder")
+        assert "freqkd" not in read(config.model.teacher.config).model.type
 
 
 @each([*BASELINES, *DISTILLATIONS])
@@ -180,10 +209,33 @@ def test_both_stages_of_a_chain_belong_together(path):
     for second, term in prompt_terms()[written(path)]:
         assert first.teacher == {key: value for key, value in second.teacher.items() if key != "cache"}
         assert first.tap == (term.get("teacher_tap") or term.student_tap)
-        assert term.get("student_levels") in (None, first.get("levels"))
+        assert (term.get("teacher_levels") or term.get("student_levels")) in (None, first.get("levels"))
         assert term.align.teacher_channels == first.prompts.channels
         assert term.align.get("num_levels", 1) == first.prompts.num_levels
         assert term.loss.preset == first.prompts.preset
+
+
+def test_the_model_pages_are_those_that_the_script_writes():
+    spec = importlib.util.spec_from_file_location("write_model_pages", ROOT / "tools/write_model_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    written = module.pages(ROOT, read)
+    old = [name for name, text in written.items() if not Path(name).exists() or Path(name).read_text() != text]
+    assert old == [], "run python tools/write_model_pages.py"
+    pages = {
+        str(path.relative_to(ROOT)) for kind in ("README.md", "metafile.yml") for path in ROOT.glob(f"configs/*/{kind}")
+    }
+    assert pages <= set(written)
+    models = [
+        model
+        for name, text in written.items()
+        if name.endswith("metafile.yml")
+        for model in yaml.safe_load(text)["Models"]
+    ]
+    assert sorted(model["Config"] for model in models) == sorted(str(path.relative_to(ROOT)) for path in CONFIGS)
+    name = f"{CHAINS[0].parent.name}/{CHAINS[0].name}"
+    assert _get_cfg_metainfo(str(ROOT / "freqkd"), name)["Config"] == f"configs/{name}"  # as MMEngine reads the index
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +254,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def step(tool, data, tmp_path_factory):
-    """Return `step(path)`: what one step of a full-size config did; teacher and prompts are made when first needed."""
+    """Return `step(path)`: what one step of a config of a full-size chain did; teacher and prompts are made when needed."""
     folder = tmp_path_factory.mktemp("full")
 
     @lru_cache
@@ -219,11 +271,10 @@ def step(tool, data, tmp_path_factory):
         config, dataset = read(path), path.stem.split("_")[-1]
         size = dict(size=(64, 128))
         student = dict(pretrained=None, data_preprocessor=size) if dataset == "cityscapes" else {}
-        model = student = dict(student, backbone=dict(init_cfg=None))
-        if path not in BASELINES:
-            model = dict(teacher=dict(checkpoint=teacher(config.model.teacher.config)))
-            if dataset == "cityscapes":
-                model["teacher"]["cfg_options"] = {"model.data_preprocessor.size": size["size"]}
+        student = dict(student, backbone=dict(init_cfg=None))
+        model = dict(teacher=dict(checkpoint=teacher(config.model.teacher.config)))
+        if dataset == "cityscapes":
+            model["teacher"]["cfg_options"] = {"model.data_preprocessor.size": size["size"]}
         if path in DISTILLATIONS:
             model.update(student=student, terms={})
             for name, term in config.model.terms.items():
@@ -246,15 +297,8 @@ def step(tool, data, tmp_path_factory):
     return take
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        # A method's small configs train in every run; of the full-size ones, FreeKD's and the students alone take a step there.
-        pytest.param(path, id=path.stem, marks=[] if path.parent.name in ("freekd", "baselines") else pytest.mark.long)
-        for path in FULL
-    ],
-)
-def test_a_full_size_config_takes_an_optimizer_step_without_a_network(step, path):
+@each(CHAINS)
+def test_a_full_size_chain_takes_optimizer_steps_without_a_network(step, path):
     done = step(path)
     assert np.isfinite(done["loss"])
     assert done["loss"] > 0

@@ -200,7 +200,7 @@ def test_the_configs_of_own_data_fit_one_another(own_networks):
 def test_the_listing_of_own_data_shows_what_runs(own_networks, capsys, fresh):
     from freqkd.__main__ import main
 
-    (listing,) = re.findall(r"^python -m freqkd (taps .*?) *#", OWN_DATA.read_text(), re.M)
+    (listing,) = re.findall(r"^freqkd (taps .*?) *#", OWN_DATA.read_text(), re.M)
     assert main(listing.split()) == 0
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["neck", "1", *(f"128x{size}x{size}" for size in (32, 16, 8, 4, 2))] in [line[:7] for line in shown]
@@ -231,7 +231,7 @@ def test_a_page_names_what_exists(page):
     paths = set(re.findall(r"`((?:freqkd|tests|docs|tools|configs|data|benchmarks)/[\w/.*-]+)`", prose)) - set(added)
     wrong = [path for path in paths if "METHOD" not in path and not list(ROOT.glob(path))]
     wrong += [link for link in re.findall(r"\]\(([\w/.-]+)\)", prose) if not (page.parent / link).exists()]
-    registries = (registry.MODELS, registry.HOOKS, registry.DATASETS, registry.TRANSFORMS)
+    registries = (registry.MODELS, registry.HOOKS, registry.DATASETS, registry.OPTIM_WRAPPERS, registry.TRANSFORMS)
     known = {*dir(losses), *dir(align), *(name for one in registries for name in one.module_dict)}
     known |= set(re.findall(r"^(?:class|def) (\w+)", "\n".join(added.values()), re.M))
     named = re.findall(r"\bfreqkd\.([A-Z]\w*[a-z]\w*)|`(\w+(?:_loss|Loss|Align))\b", text)

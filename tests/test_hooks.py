@@ -124,7 +124,7 @@ def test_a_run_says_what_it_distils_and_what_came_of_it(stages):
     assert beside.startswith("    trained beside the student: loss_freekd.align (")
     (end,) = [line for line in second if "Distilled student: " in line]
     assert "Distilled student: aAcc " in end
-    assert "; its teacher: python tools/test.py configs/baselines/semantic-fpn" in end
+    assert "; its teacher: freqkd test configs/baselines/semantic-fpn" in end
 
 
 def test_the_end_of_a_run_has_the_students_metrics_and_the_command_for_the_teachers():
@@ -132,7 +132,7 @@ def test_the_end_of_a_run_has_the_students_metrics_and_the_command_for_the_teach
     runner = SimpleNamespace(model=Distiller.__new__(Distiller), logger=SimpleNamespace(info=lines.append))
     torch.nn.Module.__init__(runner.model)
     hook = DistillationLogHook()
-    for config, command in (("a.py", "; its teacher: python tools/test.py a.py b.pth"), (dict(model=1), "")):
+    for config, command in (("a.py", "; its teacher: freqkd test a.py b.pth"), (dict(model=1), "")):
         runner.model.teacher = SimpleNamespace(config=config, checkpoint="b.pth")
         hook.after_val_epoch(runner, {"coco/bbox_mAP": 0.25, "note": "text"})
         hook.after_train(runner)

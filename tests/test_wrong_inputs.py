@@ -177,7 +177,7 @@ def test_a_learned_align_before_class_logits(refused):
 
 
 def test_prompts_that_are_not_there(refused):
-    refused("prompt checkpoint not found: nowhere.pth", "tools/train.py", more=term("nowhere.pth"))
+    refused("prompt checkpoint not found: nowhere.pth", "freqkd train", more=term("nowhere.pth"))
 
 
 def test_prompts_of_another_teacher(refused, prompts, tmp_path):
@@ -268,8 +268,9 @@ def test_resuming_from_another_network(refused, trained):
 
 
 def test_mixed_precision_without_an_accelerator(refused, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused("--amp", "accelerator", arguments=("--amp",))
+    monkeypatch.setattr("freqkd.apis.mixed_precision.get_device", lambda: "cpu")
+    refused("--amp", "accelerator", "--amp bfloat16", arguments=("--amp",))
+    refused("--amp float16", "accelerator", arguments=("--amp", "float16"))
 
 
 def test_learning_rate_scaling_without_a_base(refused):

@@ -1,4 +1,4 @@
-"""Compare distillation methods with the student alone, as `python -m freqkd compare` does."""
+"""Compare distillation methods with the student alone, as `freqkd compare` does."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class _Unresolved(SharedClasses):
     def select(self, logits: Tensor, owner: str, *, background: bool, dim: int = 1) -> Tensor:
         """Raise ValueError."""
         raise ValueError(
-            f"classes={SHARED!r} is looked up by tools/train.py, in the data and in the teacher's checkpoint; name the pairs "
+            f"classes={SHARED!r} is looked up by freqkd train, in the data and in the teacher's checkpoint; name the pairs "
             "of indices where the model is built by hand: classes=[(student, teacher), ...]"
         )
 

@@ -70,7 +70,7 @@ class DenseLogits(HeadAdapter):
             the head's assigner knows, and which is roughly proportional to the number of boxes. With a gradient ratio as
             the term's weight, the divisor does not matter.
         classes: None where both networks have the same classes in the same order. "shared": the classes that both have by name,
-            as tools/train.py finds them in the data and in the teacher's checkpoint; or pairs of indices (student, teacher).
+            as `freqkd train` finds them in the data and in the teacher's checkpoint; or pairs of indices (student, teacher).
             The loss then runs over these and the background of a softmax head.
 
     Raises:

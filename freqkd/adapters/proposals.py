@@ -28,7 +28,7 @@ class ProposalLogits(HeadAdapter):
         student_stage: index in the student, where it is another one; None: as `stage` says.
         teacher_stage: index in the teacher. A Faster R-CNN learns from the last head of a Cascade R-CNN by teacher_stage=2.
         classes: None where both networks have the same classes in the same order. "shared": the classes that both have by name,
-            as tools/train.py finds them in the data and in the teacher's checkpoint; or pairs of indices (student, teacher).
+            as `freqkd train` finds them in the data and in the teacher's checkpoint; or pairs of indices (student, teacher).
             The softmax then runs over these and the background; proposals of another class count as background.
 
     Raises:

@@ -52,7 +52,7 @@ class QueryLogits(HeadAdapter):
         target: whether `target` is returned, the class that the student's assigner gives each query (C without an
             object), for divergences that need labels; this runs the assigner once more.
         classes: None where both networks have the same classes in the same order. "shared": the classes that both have by name,
-            as tools/train.py finds them in the data and in the teacher's checkpoint; or pairs of indices (student, teacher).
+            as `freqkd train` finds them in the data and in the teacher's checkpoint; or pairs of indices (student, teacher).
             Matching and loss then use these and "no object" alone; queries of another class count as without an object.
 
     Raises:

@@ -41,7 +41,7 @@ class SegLogits(HeadAdapter):
         ignore_index: label of every position of an image without ground truth; None: the loss's, else the student head's, else
             255.
         classes: None where both networks have the same classes in the same order. "shared": the classes that both have by name,
-            as tools/train.py finds them in the data and in the teacher's checkpoint; or pairs of indices (student, teacher).
+            as `freqkd train` finds them in the data and in the teacher's checkpoint; or pairs of indices (student, teacher).
             The softmax then runs over these alone; positions with another label are ignored.
 
     Raises:

@@ -18,6 +18,8 @@ from freqkd.utils.files import check_writable
 from freqkd.utils.loading import guarded_loading
 from freqkd.utils.processes import agreed, lost_processes_named, start_processes, without_devices
 
+DEFAULT_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")  # of MMEngine
+
 
 def check_training(config: Config, trust: bool = False, rehearsal: bool = True) -> dict[str, Any]:
     """Check everything that a training needs before it writes anything; what one process finds stops all of them.
@@ -43,9 +45,15 @@ def check_training(config: Config, trust: bool = False, rehearsal: bool = True) 
 
 
 def build_runner(config: Config) -> Runner:
-    """Build the Runner of a config, of its `runner_type` where it names one."""
-    if config.get("launcher") == "pytorch" and get_device() == "cpu":
-        start_processes("pytorch")
+    """Build the Runner of a config, of its `runner_type` where it names one.
+
+    A hook of `default_hooks` that is None is left out. MMEngine allows that for its own six alone.
+    """
+    hooks = config.get("default_hooks") or {}
+    for name in [name for name, hook in hooks.items() if hook is None and name not in DEFAULT_HOOKS]:
+        del hooks[name]
+    if config.get("launcher") not in (None, "none") and get_device() == "cpu":
+        start_processes(config.launcher, config.get("env_cfg"))
         config = without_devices(config)
     return Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
 

@@ -1,5 +1,6 @@
-"""Data sets: fixed views of every image, and images without labels; padding to one size."""
+"""Data sets: fixed views of every image, and images without labels; padding to one size; corruption."""
 
+from freqkd.datasets.corrupt import Corrupt as Corrupt
 from freqkd.datasets.fixed_views import FixedViews as FixedViews
 from freqkd.datasets.fixed_views import View as View
 from freqkd.datasets.image_folder import ImageFolder as ImageFolder

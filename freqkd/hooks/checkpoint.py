@@ -12,6 +12,8 @@ from typing import Any
 from mmengine.dist import all_gather_object, barrier, broadcast, is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 
+from freqkd.models import Distiller
+from freqkd.models.state_dict import to_student_keys
 from freqkd.utils.checkpoints import STATE, check_resumable
 from freqkd.utils.files import DRAFT, write_whole
 from freqkd.utils.patches import replaced
@@ -35,7 +37,7 @@ class CheckpointHook(MMEngineCheckpointHook):
       otherwise differ between processes.
     - Validation does not change the training's random numbers, because a resumed training does not repeat it.
 
-    `tools/train.py` uses it in place of MMEngine's.
+    `freqkd train` uses it in place of MMEngine's.
 
     Config::
 
@@ -80,8 +82,10 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._resumed = checkpoint.get(STATE, {}).get("random_states")
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Add random states and the hashes of teacher and prompts."""
+        """Add random states and the hashes of teacher and prompts; name a sharded distiller's weights as the student does."""
         network = unwrapped(runner.model)
+        if isinstance(network, Distiller):
+            to_student_keys(network, checkpoint["state_dict"], "", None)
         identity = network.identity() if hasattr(network, "identity") else {}
         checkpoint[STATE] = dict(random_states=self._random_states or [get_random_state()], identity=identity)
 

@@ -58,7 +58,7 @@ def _teachers_test(teacher: Any) -> str:
     named = [getattr(teacher, name, None) for name in ("config", "checkpoint")]
     if not all(isinstance(one, (str, os.PathLike)) and one for one in named) or getattr(teacher, "cfg_options", None):
         return ""
-    return f"; its teacher: python tools/test.py {named[0]} {named[1]}"
+    return f"; its teacher: freqkd test {named[0]} {named[1]}"
 
 
 class _SmallNumber(float):

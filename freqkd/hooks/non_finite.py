@@ -44,7 +44,7 @@ class NonFiniteHook(Hook):
     """Check losses and gradients before each step of the optimizer, and drop a step that is not finite.
 
     Weights, batch norm statistics and measured ratios keep their values from before the step. The first such step of a run
-    is written to `WORK_DIR/non_finite_step_N.pth`, for `tools/replay.py`. All processes take the same decision. With
+    is written to `WORK_DIR/non_finite_step_N.pth`, for `freqkd replay`. All processes take the same decision. With
     accumulated gradients, a step is all the batches of one step of the optimizer.
 
     Under AMP, a `GradScaler` finds its scale by infinite gradients: it handles them, until it has skipped `amp_tries` steps
@@ -220,7 +220,7 @@ class NonFiniteHook(Hook):
                 )
             except OSError as error:
                 return f"; it could not be written to {path} ({error.strerror})"
-        return f"; to run it again: python tools/replay.py {_config_of(runner)} {path}"
+        return f"; to run it again: freqkd replay {_config_of(runner)} {path}"
 
 
 def _restore(buffers: list[tuple[Any, Any]]) -> None:

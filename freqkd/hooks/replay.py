@@ -44,10 +44,9 @@ def bad_data(batch: Any) -> list[Finding]:
 def precision_of(optim_wrapper: Any) -> dict[str, Any]:
     """Return the precision of an optimizer wrapper: the dtype of `autocast` and the scale of the loss."""
     scaler = getattr(optim_wrapper, "loss_scaler", None)
-    if scaler is None:
-        return {"autocast": None, "scale": 1.0}
-    dtype = getattr(optim_wrapper, "cast_dtype", None) or torch.float16
-    return {"autocast": str(dtype).removeprefix("torch."), "scale": float(scaler.get_scale())}
+    dtype = getattr(optim_wrapper, "cast_dtype", None) or (None if scaler is None else torch.float16)
+    name = None if dtype is None else str(dtype).removeprefix("torch.")
+    return {"autocast": name, "scale": 1.0 if scaler is None else float(scaler.get_scale())}
 
 
 def write_replay(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from freqkd.adapters.base import Batch
 from freqkd.models.gradient_path import check_gradient, untrained_levels
 from freqkd.models.options import check_options, check_type, make
+from freqkd.models.recomputation import recomputed_with_graph
 from freqkd.models.rehearsal import part_of_rehearsal, rehearsing, take_image
 from freqkd.models.schedule import TermSchedule
 from freqkd.models.state_dict import STUDENT, from_student_keys, to_student_keys
@@ -274,6 +275,7 @@ class Distiller(BaseModel):
             for owner, feats in (("student", student_feats), ("teacher", teacher_feats))
         }
 
+    @recomputed_with_graph()
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
         """Do what the student does; in `loss` mode, add the terms."""
         if mode != "loss":

@@ -17,8 +17,14 @@ def reaches(loss: Tensor, parameters: Iterable[Tensor]) -> bool:
     True
     >>> reaches(align(layer(images).detach()).sum(), layer.parameters())
     False
+    >>> view = layer.weight.view(2, 2)
+    >>> reaches((images @ view).sum(), [view])
+    True
     """
-    wanted = {id(parameter) for parameter in parameters if parameter.requires_grad}
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    wanted = {id(parameter) for parameter in trained}
+    # While a model runs, FullyShardedDataParallel has views of one long parameter in the place of its parameters.
+    views = {parameter.grad_fn for parameter in trained} - {None}
     if id(loss) in wanted:
         return True
     waiting = [loss.grad_fn]
@@ -27,7 +33,7 @@ def reaches(loss: Tensor, parameters: Iterable[Tensor]) -> bool:
         node = waiting.pop()
         if node is None:
             continue
-        if id(getattr(node, "variable", None)) in wanted:
+        if node in views or id(getattr(node, "variable", None)) in wanted:
             return True
         for following, _ in node.next_functions:
             if following not in seen:
@@ -61,15 +67,9 @@ def check_gradient(loss: Tensor, student: nn.Module, path: str, maps: Mapping[st
         raise ValueError(
             f"{start}the adapter or the loss detaches the student's maps; compute the loss of maps that keep their graph"
         )
-    block = _checkpointed_around(student, path)
-    if block:
-        raise ValueError(
-            f"{start}it lies inside {block!r}, whose with_cp=True runs it without a graph; tap {block!r}, or set "
-            "with_cp=False"
-        )
     raise ValueError(
         f"{start}the parameters before it are frozen (frozen_stages, requires_grad=False), or it runs without a graph "
-        "(torch.no_grad, activation checkpointing such as with_cp=True); tap a later module, or train those parameters"
+        "(torch.no_grad, a checkpoint with use_reentrant=True); tap a later module, or train those parameters"
     )
 
 
@@ -82,18 +82,3 @@ def untrained_levels(maps: Sequence[Tensor]) -> list[int]:
     """
     without = [index for index, tensor in enumerate(maps) if not tensor.requires_grad]
     return without if len(without) < len(maps) else []
-
-
-def _checkpointed_around(student: nn.Module, path: str) -> str:
-    """Return the path of the innermost module around a tap that checkpoints its activations; "" without one.
-
-    A stack such as `ResNet` hands `with_cp` on to its blocks and checkpoints nothing itself.
-    """
-    parts = path.split(".")
-    for length in range(len(parts) - 1, 0, -1):
-        around = ".".join(parts[:length])
-        module = student.get_submodule(around)
-        inner = (part for part in module.modules() if part is not module)
-        if getattr(module, "with_cp", False) and not any(getattr(part, "with_cp", False) for part in inner):
-            return around
-    return ""

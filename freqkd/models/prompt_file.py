@@ -16,6 +16,7 @@ from freqkd.losses.freekd.wavelets import HAAR_NAMES
 from freqkd.models.options import part_class
 from freqkd.utils.checkpoints import CheckpointError, read_checkpoint, write_atomic
 from freqkd.utils.checks import WIDEST, check_levels, check_whole
+from freqkd.utils.paths import find_file, where_looked
 
 _PLACES = dict(tap="the term's teacher_tap=", levels="the term's levels", gate="the loss's relation=")
 LOSS_KEYS = ("channels", "num_levels", "num_prompts", "tokens_per", "depth", "wavelet", "score")
@@ -89,7 +90,7 @@ class PromptFile:
             places = ", ".join(_PLACES.get(name, f"the loss's {name}=") for name in wrong)
             raise CheckpointError(
                 f"prompt checkpoint {self.path} was trained with {made}, but is used with {used}: these must agree; leave "
-                f"out {places}, which the file says, or train prompts for this use (python tools/train.py PROMPT_CONFIG)"
+                f"out {places}, which the file says, or train prompts for this use (freqkd train PROMPT_CONFIG)"
             )
 
     def complete(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,9 +152,11 @@ def read_prompts(path: str) -> PromptFile:
     Raises:
         CheckpointError: it is missing or damaged, or another kind of checkpoint.
     """
+    path = find_file(path)
     if not os.path.isfile(path):
         raise CheckpointError(
-            f"prompt checkpoint not found: {path}; train the prompts first (python tools/train.py PROMPT_CONFIG)"
+            f"prompt checkpoint not found: {path}; train the prompts first (freqkd train PROMPT_CONFIG), or check the path"
+            f"{where_looked(path)}"
         )
     checkpoint = read_checkpoint(path)
     state, made = checkpoint.get("state_dict"), checkpoint.get("meta")

@@ -10,10 +10,16 @@ from freqkd.utils.checkpoints import EXTRA_PREFIX
 
 STUDENT = "student."
 _PREPROCESSOR = "data_preprocessor."
+_SHARDED = "_fsdp_wrapped_module."  # what FullyShardedDataParallel puts before the names of the model inside it
 
 
 def to_student_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
-    """Rename `student.*` to the student's own keys, in place and in order; a hook on the state dict."""
+    """Rename `student.*` to the student's own keys, in place and in order; a hook on the state dict.
+
+    `FullyShardedDataParallel` then looks for the names of the modules: inside it, `CheckpointHook` renames what it returns.
+    """
+    if prefix.endswith(_SHARDED):
+        return
     before = f"{prefix}{STUDENT}"
     for key in [key for key in state_dict if key.startswith(f"{prefix}{_PREPROCESSOR}")]:
         del state_dict[key]

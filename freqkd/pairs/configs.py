@@ -131,8 +131,8 @@ def _file(what: str, lines: Sequence[str], base: str, settings: Mapping[str, Any
     return text + "\n"
 
 
-def _run(out: Path, name: str, tool: str = "train", more: str = "") -> str:
-    return f"    python tools/{tool}.py {out / name}{more}"
+def _run(out: Path, name: str, command: str = "train", more: str = "") -> str:
+    return f"    freqkd {command} {out / name}{more}"
 
 
 def _student(pair: Pair, changes: Changes, out: Path) -> str:

@@ -1,4 +1,4 @@
-"""Distillation from two names in one go: `python -m freqkd distill STUDENT TEACHER --checkpoint FILE --out DIR`."""
+"""Distillation from two names in one go: `freqkd distill STUDENT TEACHER --checkpoint FILE --out DIR`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from freqkd.studies.jobs import in_words
 from freqkd.utils.checkpoints import read_checkpoint
 from freqkd.utils.compat import read_config
 from freqkd.utils.errors import EPILOG, worded
+from freqkd.utils.program import program
 from freqkd.utils.slots import check_slots
 
 METRICS = ("coco/bbox_mAP", "coco/segm_mAP", "mIoU", "pascal_voc/mAP")  # shown, if there; else whatever there is
@@ -30,7 +31,7 @@ METRICS = ("coco/bbox_mAP", "coco/segm_mAP", "mIoU", "pascal_voc/mAP")  # shown,
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the configs, run them, test and export the student, and print one table."""
     parser = argparse.ArgumentParser(
-        prog="python -m freqkd distill",
+        prog=program("distill"),
         description="Distil in one go: configs, prompt stage where the method has one, training, test, export. Killed and "
         "started again, it continues.",
         epilog=EPILOG,

@@ -72,7 +72,7 @@ def match_features(student: Network, student_shapes: Shapes, teacher: Network, t
     raise ValueError(
         f"no feature maps of student and teacher belong together: {_describe(student, student_shapes, mine)}; "
         f"{_describe(teacher, teacher_shapes, others)}; name maps of one stride, or of strides that differ by a factor of "
-        f"{FURTHEST}, in a term of your own: python -m freqkd taps CONFIG lists them"
+        f"{FURTHEST}, in a term of your own: freqkd taps CONFIG lists them"
     )
 
 

@@ -1,4 +1,4 @@
-"""Configs of a distillation from two names: `python -m freqkd new-config STUDENT TEACHER --checkpoint FILE --out DIR`."""
+"""Configs of a distillation from two names: `freqkd new-config STUDENT TEACHER --checkpoint FILE --out DIR`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from freqkd.pairs.terms import choose_term, run_pair
 from freqkd.utils.checkpoints import CheckpointError, check_fit, read_checkpoint
 from freqkd.utils.compat import read_config
 from freqkd.utils.errors import EPILOG
+from freqkd.utils.paths import find_file
+from freqkd.utils.program import program
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +67,7 @@ def new_config(
     """
     if len(set(methods)) != len(methods) or not methods:
         raise ValueError(f"--method must name methods, each once, got {', '.join(methods) or 'none'}")
+    student, teacher, checkpoint = map(find_file, (student, teacher, checkpoint))
     changes = Changes()
     if data is None:
         pair = run_pair(read_network(student, "student"), _fitting(teacher, checkpoint, None, trust)[0])
@@ -155,13 +158,13 @@ def write_from(options: argparse.Namespace) -> Written:
 def commands(written: Written) -> list[str]:
     """Return the commands that run the configs, in their order."""
     stages = [path for path in (written.prompts, written.distillation) if path is not None]
-    return [f"python tools/train.py {path}" for path in stages]
+    return [f"freqkd train {path}" for path in stages]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the configs, and print the commands that run them."""
     parser = argparse.ArgumentParser(
-        prog="python -m freqkd new-config",
+        prog=program("new-config"),
         description="Write the configs of a distillation: what is tapped, aligns, adapters and losses for two networks.",
         epilog=EPILOG,
     )

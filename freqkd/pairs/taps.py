@@ -1,4 +1,4 @@
-"""Table of what can be tapped in a network: `python -m freqkd taps CONFIG`."""
+"""Table of what can be tapped in a network: `freqkd taps CONFIG`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from freqkd.models.tap_shapes import MapShape
 from freqkd.pairs.families import family_table
 from freqkd.pairs.networks import Network, image_size, is_leaf, one_image, read_network, run_once
 from freqkd.utils.errors import EPILOG
+from freqkd.utils.program import program
 
 MOST_MAPS = 8  # in a row; beyond them, "..."
 
@@ -105,7 +106,7 @@ def taps_table(name: str, options: Mapping[str, Any] | None = None, every: bool 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of a config's network."""
     parser = argparse.ArgumentParser(
-        prog="python -m freqkd taps",
+        prog=program("taps"),
         description="List what can be tapped in a network: path, how often it runs, shapes, strides.",
         epilog=EPILOG,
     )

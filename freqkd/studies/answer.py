@@ -270,6 +270,41 @@ def compact(answer: Record, length: Record, brief: bool = False) -> str:
     return "\n".join(_table(rows))
 
 
+def overview(answers: Sequence[Record], method: str) -> str:
+    """Return a table of one method over studies: its gains over the student alone, MSE and PKD at each length.
+
+    Args:
+        answers: of the studies; those that explore on the selection part are left out.
+        method: whose gains these are.
+
+    Raises:
+        ValueError: no study has the method.
+    """
+    rows = []
+    for answer in answers:
+        form = _form(answer)
+        for length in answer["lengths"]:
+            by_name = {row["method"]: row for row in length["rows"]}
+            if method not in by_name or "selection part" in answer["metric_name"]:
+                continue
+            row = by_name[method]
+            rows.append({
+                "study": f"{answer['study']}, {length['length']}", "metric": answer["metric_name"],
+                "seeds": str(len(row["metrics"])), "student alone": _text(by_name[st.STUDENT]["metric"], form),
+                method: _text(row["metric"], form), "teacher": _text(answer["teacher"]["metric"], form),
+                **{f"gain over {name}": _gain(row[key], form) for key, name in
+                   (("to_student", "the student alone"), ("to_mse", "MSE"), ("to_pkd", "PKD"))},
+            })  # fmt: skip
+    if not rows:
+        raise ValueError(f"the summary's method must be in a study, got {method!r}, which is in none")
+    return "\n".join(_table(rows))
+
+
+def _gain(entry: Record | None, form: str) -> str:
+    verdict = (entry or {}).get("verdict", "")
+    return _mean(entry, "+" + form) + (f": {verdict}" if verdict else "")
+
+
 def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     cells = [rows[0].keys(), ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in cells]

@@ -1,4 +1,4 @@
-"""Compare distillation methods with the student alone: `python -m freqkd compare STUDY.py`.
+"""Compare distillation methods with the student alone: `freqkd compare STUDY.py`.
 
 Methods have the same first student weights, data order and schedule, and the same number of trials in a search. Stopped at any
 moment and started again, a comparison continues: finished runs are never repeated.
@@ -23,6 +23,7 @@ from freqkd.studies.statistics import CONTROL, STUDENT
 from freqkd.studies.study import POINTS, read_study
 from freqkd.utils.checkpoints import hash_weights, read_checkpoint, weights_of
 from freqkd.utils.errors import EPILOG
+from freqkd.utils.program import program
 
 LATE = 1.25, 60.0  # factor on the announced time and seconds beyond it, after which a quick comparison starts no run
 
@@ -102,7 +103,7 @@ def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] |
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m freqkd compare", description=__doc__, epilog=EPILOG)
+    parser = argparse.ArgumentParser(prog=program("compare"), description=__doc__, epilog=EPILOG)
     add = parser.add_argument
     add("study", help="study file; with --quick, the config of a distillation")
     add(

@@ -3,6 +3,7 @@
 What stands between `<!-- KIND STUDY LENGTH -->` and `<!-- end -->` is written again from `studies/results/STUDY`, e.g. for
 `<!-- table blood-cells 240 steps -->`. KIND is "table", a row for each method; "order", the same by the mean metric,
 without times and verdicts; "words", the sentences of the answer; or "brief", its verdicts against the student alone.
+`<!-- summary METHOD -->` is a row for each study and length that judges METHOD on the reported split.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from freqkd.apis.arguments import run_tool
-from freqkd.studies.answer import Record, brief, compact, read_study, summarise, words
+from freqkd.studies.answer import Record, brief, compact, overview, read_study, summarise, words
 from freqkd.utils.files import write_whole
 
 _BLOCK = re.compile(r"(<!-- (table|order|words|brief) ([\w.+-]+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_SUMMARY = re.compile(r"(<!-- summary ([\w.+-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def fill(text: str, results: str | Path = "studies/results") -> str:
@@ -39,7 +41,12 @@ def fill(text: str, results: str | Path = "studies/results") -> str:
             raise ValueError(f"<!-- {kind} {name} {length} --> must name a length of {name}: {', '.join(lengths)}")
         return f"{start}{_content(kind, answer, lengths[length])}\n{end}"
 
-    return _BLOCK.sub(block, text)
+    def summary(found: re.Match[str]) -> str:
+        start, method, end = found.groups()
+        folders = sorted(path.parent for path in Path(results).glob("*/STUDY.json"))
+        return f"{start}{overview([summarise(*read_study(folder)) for folder in folders], method)}\n{end}"
+
+    return _SUMMARY.sub(summary, _BLOCK.sub(block, text))
 
 
 def _content(kind: str, answer: Record, length: Record) -> str:

@@ -29,6 +29,7 @@ from freqkd.teacher.teacher import build_network
 from freqkd.utils.checkpoints import hash_weights, read_checkpoint, weights_of, write_atomic
 from freqkd.utils.compat import read_config
 from freqkd.utils.files import check_writable, write_whole
+from freqkd.utils.paths import find_file
 from freqkd.utils.randomness import forked_randomness
 
 CALIBRATION = 20  # steps
@@ -46,7 +47,7 @@ class Plan:
     def __init__(self, study: Study, results: str | Path, work: str | Path) -> None:
         self.study, self.results, self.work = study, Path(results, study.name), Path(work, study.name)
         self.trained = self.work / "teacher" / "teacher" / "student.pth"  # where the study trains its teacher
-        self.checkpoint = str(study.teacher.get("checkpoint") or self.trained)
+        self.checkpoint = find_file(str(study.teacher.get("checkpoint") or self.trained))
         self.labels = str((self.work / "teacher-labels.npz").resolve())
         self.teacher = copy.deepcopy(read_config(study.teacher["config"]))
         self.network = self.teacher.model.get("student") or self.teacher.model

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from freqkd.studies.split import Selection
 from freqkd.studies.statistics import CONTROL, STUDENT
 from freqkd.utils.checks import check_at_least, check_choice, check_flag, check_positive, check_whole
 from freqkd.utils.compat import read_config
+from freqkd.utils.paths import place_beside
 
 POINTS = 5  # of every curve, and so the fewest steps of a run
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
@@ -200,9 +202,8 @@ def read_study(path: str, methods: Collection[str] = (), **changes: Any) -> Stud
     Raises:
         ValueError: a name is missing, unknown or wrong.
     """
-    raw = {
-        key: value for key, value in read_config(path).to_dict().items() if key[0] != "_" and key != "custom_imports"
-    }
+    read = read_config(path)
+    raw = {key: value for key, value in read.to_dict().items() if key[0] != "_" and key != "custom_imports"}
     raw |= {key: value for key, value in changes.items() if value is not None}
     control, shared = raw.pop("control", None), raw.pop("term", None) or {}
     check_options(f"study {path}", Study, raw)
@@ -211,6 +212,7 @@ def read_study(path: str, methods: Collection[str] = (), **changes: Any) -> Stud
         raise ValueError(f"methods must be a dict of methods by name, dict(mse=dict(terms=dict(...))), got {given!r}")
     if not isinstance(shared, Mapping):
         raise ValueError(f"term must be a dict of options of all terms, got {shared!r}")
+    place_beside(_named_files(raw), os.path.dirname(str(read.filename)))
     found = {name: _make(f"methods.{name}", Method, method) for name, method in given.items()}
     for name, method in found.items():
         method.check(name)
@@ -230,6 +232,15 @@ def read_study(path: str, methods: Collection[str] = (), **changes: Any) -> Stud
         search=raw.get("search") or {},
     )
     return Study(**(raw | parts))
+
+
+def _named_files(raw: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
+    """Yield the dicts and keys of a study file that name files, as `named_files` does of a training's config."""
+    yield raw, "student"
+    for key in ("config", "checkpoint"):
+        yield raw["teacher"], key
+    for method in raw["methods"].values():
+        yield method, "prompts"
 
 
 def _make(name: str, kind: type, options: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd.utils.files import write_whole
+from freqkd.utils.paths import find_file, where_looked
 
 EXTRA_PREFIX = "distiller."
 STATE = "freqkd"  # key of a training checkpoint: random states, hashes of teacher and prompts
@@ -53,7 +54,7 @@ def read_checkpoint(path: str | os.PathLike[str], trust: bool = False) -> dict[s
     The config in `meta['config']` is dropped: MMEngine would run it on resume.
 
     Args:
-        path: a file, or an https address, which is downloaded once into torch's cache.
+        path: a file, see `find_file`, or an https address, which is downloaded once into torch's cache.
         trust: unpickle anything, which runs code from the file; only for files from people you trust.
 
     Raises:
@@ -63,9 +64,10 @@ def read_checkpoint(path: str | os.PathLike[str], trust: bool = False) -> dict[s
     name = str(path)
     if name.startswith(("http://", "https://")):
         name = _download(name)
+    name = find_file(name)
     if not os.path.isfile(name):
         what = f"{name} is not a regular file" if os.path.exists(name) else name
-        raise CheckpointError(f"checkpoint not found: {what}; check the path, or train it first")
+        raise CheckpointError(f"checkpoint not found: {what}; check the path{where_looked(name)}, or train it first")
     if name.endswith(".safetensors"):
         loaded: Any = _read_safetensors(name)
     else:

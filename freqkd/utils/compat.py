@@ -6,41 +6,77 @@ import os
 import traceback
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
+import mmengine.config.utils
 import mmengine.registry
 from mmengine.config import Config, ConfigDict
 from mmengine.config.lazy import LazyAttr, LazyObject
+from mmengine.config.utils import MODULE2PACKAGE, _get_package_and_cfg_path
 from mmengine.registry import Registry
 from mmengine.utils import get_object_from_string
 
+from freqkd.utils.checks import did_you_mean
 from freqkd.utils.errors import worded
 from freqkd.utils.patches import replaced
+from freqkd.utils.paths import CONFIGS, find_file, named_files, place_beside, where_looked
 from freqkd.utils.slots import check_slots
 
 _DICTS = (dict, OrderedDict, ConfigDict)
+_OWN = "freqkd::"
+_find_config = Config._get_cfg_path
+_load_once = lru_cache(maxsize=None)(mmengine.config.utils.load)
 
 
 def patch_config_scopes() -> None:
-    """Let MMEngine find `mmseg::` configs in the maintained family; safe to call more than once.
+    """Let MMEngine find `freqkd::` configs, and `mmseg::` ones in the maintained family; safe to call more than once.
 
-    MMEngine looks for them in the distribution `mmsegmentation`, while this family's has another name and holds its configs
-    in the module itself.
+    MMEngine looks for the latter in the distribution `mmsegmentation`, while this family's has another name and holds its
+    configs in the module itself.
     """
-    from mmengine.config.utils import MODULE2PACKAGE
+    from mmengine.hub import hub
 
     try:
         distribution("mmsegmentation")
     except PackageNotFoundError:
         MODULE2PACKAGE["mmseg"] = "mmseg"
+    MODULE2PACKAGE["freqkd"] = "freqkd"
+    # For every name, MMEngine reads all metafiles of a package, which takes half a second.
+    mmengine.config.utils.load = _load_once
+    Config._get_cfg_path = staticmethod(_find_own_config)
+    hub._get_package_and_cfg_path = _split_own_config
+
+
+def _find_own_config(cfg_path: str, filename: str) -> tuple[str, str | None]:
+    """Return the path and scope of an entry of `_base_`, as `Config._get_cfg_path` does.
+
+    A `freqkd::` config has no scope: types of mmdet and mmseg are not found from this package's registries.
+    """
+    if not cfg_path.startswith(_OWN):
+        return _find_config(cfg_path, filename)
+    name = cfg_path.removeprefix(_OWN)
+    path = CONFIGS / name
+    if not path.is_file():
+        hint = did_you_mean(name, [str(one.relative_to(CONFIGS)) for one in CONFIGS.rglob("*.py")])
+        raise FileNotFoundError(f"no file {name} in {CONFIGS}{hint}")
+    return str(path), None
+
+
+def _split_own_config(cfg_path: str) -> tuple[str, str]:
+    """Return the package and the path in it of a config, for `get_config`; MMEngine's own takes no folder with a hyphen."""
+    if cfg_path.startswith(_OWN):
+        return "freqkd", cfg_path.removeprefix(_OWN)
+    found: tuple[str, str] = _get_package_and_cfg_path(cfg_path)
+    return found
 
 
 def read_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Config:
-    """Read a config: `"mmdet::..."`, `"mmseg::..."`, a file, or a dict.
+    """Read a config: `"freqkd::..."`, `"mmdet::..."`, `"mmseg::..."`, a file, or a dict.
 
-    Types that stand in it as classes are named, see `name_types`, and the modules that a file and its bases import
-    (`custom_imports`) are joined.
+    Types that stand in it as classes are named, see `name_types`, the modules that a file and its bases import
+    (`custom_imports`) are joined, and the files that it names are looked for beside it, see `place_beside`.
 
     Raises:
         ValueError: the config does not exist, cannot be run, or has a value of a wrong type.
@@ -57,12 +93,13 @@ def read_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Config:
         except Exception as error:
             raise ValueError(f"config {name!r} not found in the installed package ({error}); check its name") from None
     else:
-        path = name
+        path = find_file(name)
     if not os.path.isfile(path):
-        raise ValueError(f"config not found: {name}; check the path (relative to {os.getcwd()})")
+        raise ValueError(f"config not found: {name}; check the path{where_looked(name)}")
     with worded(f"config {name} cannot be read"):
         read = _run_config(name, path)
         check_slots(read)
+    place_beside(named_files(read._cfg_dict), os.path.dirname(path))
     return read
 
 

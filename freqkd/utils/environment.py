@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import os
+import platform
 import re
 import sys
 import tempfile
@@ -20,6 +22,8 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from freqkd import __version__
 
 PYTHONS = ((3, 10), (3, 13))
 LEAST_TORCH = (2, 4)
@@ -33,7 +37,7 @@ FAMILIES = {
     "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
 }
 OPENCV = ("opencv-python", "opencv-python-headless")
-OTHERS = ("torch", "setuptools", *OPENCV, "pytorch-wavelets", "PyWavelets", "mmcv-lite")
+OTHERS = ("torch", "numpy", "setuptools", *OPENCV, "pytorch-wavelets", "PyWavelets", "mmcv-lite")
 # Modules to import, in this order, and those that must import before: a fault is reported once, not by all that depend on it.
 IMPORTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("torch", "cv2", "pkg_resources"), ()),
@@ -47,11 +51,14 @@ IMPORTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Facts:
-    """Versions of distributions, errors of imports by module, the GPU's name, the error of the work dir."""
+    """Versions of distributions, errors of imports by module, the machine, the GPU's name, the error of the work dir."""
 
     python: tuple[int, int, int]
     versions: Mapping[str, str] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
+    freqkd: str = "unknown"
+    machine: str = "unknown"
+    torch_cuda: str | None = None
     gpu: str | None = None
     ops_cuda: str = NO_CUDA
     work_dir: Path = Path("work_dirs")
@@ -79,6 +86,16 @@ class Finding:
         return f"{self.status:<5}  {self.name:<10} {self.text}{'; fix: ' * bool(self.fix)}{self.fix}"
 
 
+def check_freqkd(facts: Facts) -> Finding:
+    """Report the version of this package and where it is."""
+    return Finding("freqkd", "info", facts.freqkd)
+
+
+def check_machine(facts: Facts) -> Finding:
+    """Report the operating system and the CPU."""
+    return Finding("machine", "info", facts.machine)
+
+
 def check_python(facts: Facts) -> Finding:
     """Check that the version of Python is supported."""
     version = ".".join(map(str, facts.python))
@@ -100,7 +117,10 @@ def check_torch(facts: Facts) -> Finding:
         least = ".".join(map(str, LEAST_TORCH))
         fix = f"pip install 'torch>={least}', then build mmcv again, whose operators fit one torch only"
         return fault(f"{version} is too old, at least {least} is needed", fix)
-    return Finding("torch", "ok", version)
+    numpy = facts.versions.get("numpy")
+    return Finding(
+        "torch", "ok", f"{version}, {f'CUDA {facts.torch_cuda}' if facts.torch_cuda else 'no CUDA'}, numpy {numpy}"
+    )
 
 
 def check_cv2(facts: Facts) -> Finding:
@@ -217,7 +237,8 @@ def check_gpu(facts: Facts) -> Finding:
 
 
 CHECKS: tuple[Callable[[Facts], Finding], ...] = (
-    *(check_python, check_torch, check_cv2, check_pkg_resources, check_wavelets, check_families, check_ops),
+    *(check_freqkd, check_machine, check_python, check_torch, check_cv2, check_pkg_resources, check_wavelets),
+    *(check_families, check_ops),
     partial(check_library, "mmdet", "detection", "mmseg"),
     partial(check_library, "mmseg", "segmentation", "mmdet"),
     *(check_work_dir, check_gpu),
@@ -252,6 +273,16 @@ def probe_folder(folder: Path) -> str | None:
         return f"{folder}: {error.strerror or error}"
 
 
+def describe_machine() -> str:
+    """Return the operating system, the CPU's name and the number of cores that this process may use."""
+    cpu = platform.processor()
+    with contextlib.suppress(OSError):  # Linux
+        named = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.MULTILINE)
+        cpu = named[1] if named else cpu
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{platform.platform()}, {cpu or 'unknown CPU'}, {cores} cores"
+
+
 def collect(work_dir: Path, importer: Callable[[str], Any] = importlib.import_module) -> Facts:
     """Gather the facts of this environment; a module that depends on one that does not import is not imported."""
     versions: dict[str, str] = {}
@@ -262,15 +293,27 @@ def collect(work_dir: Path, importer: Callable[[str], Any] = importlib.import_mo
     for module, needs in IMPORTS.items():
         if not any(need in errors for need in needs) and (error := probe(module, importer)):
             errors[module] = error
-    gpu, ops_cuda = None, NO_CUDA
+    gpu, torch_cuda, ops_cuda = None, None, NO_CUDA
     if "torch" not in errors:
         torch = importer("torch")
         versions.setdefault("torch", str(torch.__version__))  # one that was installed without pip
+        torch_cuda = torch.version.cuda
         if torch.cuda.is_available():
             gpu = str(torch.cuda.get_device_name(0))
             if not any(module in errors for module in (*IMPORTS["mmcv._ext"], "mmcv._ext")):
                 ops_cuda = str(importer("mmcv.ops").get_compiling_cuda_version())
-    return Facts(sys.version_info[:3], versions, errors, gpu, ops_cuda, work_dir, probe_folder(work_dir.absolute()))
+    return Facts(
+        sys.version_info[:3],
+        versions,
+        errors,
+        f"{__version__} in {Path(__file__).resolve().parents[1]}",
+        describe_machine(),
+        torch_cuda,
+        gpu,
+        ops_cuda,
+        work_dir,
+        probe_folder(work_dir.absolute()),
+    )
 
 
 def inspect(work_dir: Path) -> list[Finding]:

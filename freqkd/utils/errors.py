@@ -208,7 +208,7 @@ def run_tool(main: Callable[[Sequence[str] | None], None], arguments: Sequence[s
     try:
         main(arguments)
     except KeyboardInterrupt:
-        print("interrupted; run it again to continue (train.py: with --resume)", file=sys.stderr)
+        print("interrupted; run it again to continue (train: with --resume)", file=sys.stderr)
         return 130
     except Exception as error:
         if is_user_error(error):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import copy
+import os
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -34,21 +36,83 @@ class ProcessError(ValueError):
 def start_processes(launcher: str, env_cfg: Mapping[str, Any] | None = None) -> None:
     """Join the processes that a launcher started, once; without an accelerator by gloo.
 
-    MMEngine's Runner would do so itself, but only after the checks, which all processes have to share.
+    MMEngine's Runner would do so itself, but only after the checks, which all processes have to share, and on accelerators
+    alone.
 
     Args:
         launcher: "none", "pytorch", "slurm" or "mpi".
         env_cfg: the config's, of which MMEngine reads `mp_cfg` and `dist_cfg`.
+
+    Raises:
+        ValueError: the address of the first process cannot be told from what the launcher has set.
     """
     if launcher == "none" or dist.is_initialized():
         return
-    atexit.register(_leave)
     options = dict(env_cfg or {})
-    if launcher == "pytorch" and get_device() == "cpu":
+    dist_cfg = dict(options.get("dist_cfg") or {})
+    os.environ.update(rank_variables(launcher, dist_cfg.get("port")))
+    atexit.register(_leave)
+    if get_device() == "cpu":
         dist.init_process_group("gloo")
         return
     set_multi_processing(**dict(options.get("mp_cfg") or {}), distributed=True)
-    init_dist(launcher, **dict(options.get("dist_cfg") or {}))
+    init_dist(launcher, **dist_cfg)
+
+
+def rank_variables(launcher: str, port: int | None = None) -> dict[str, str]:
+    """Return the environment variables of torchrun, made of those of the launcher; what is set already stays.
+
+    Args:
+        launcher: "pytorch", which sets them itself, "slurm" or "mpi" (Open MPI).
+        port: of the first process, where `MASTER_PORT` is not set; None: 29500, as in torch.
+
+    Raises:
+        ValueError: the address of the first process cannot be told.
+
+    >>> rank_variables("pytorch")
+    {}
+    """
+    known = os.environ
+    if launcher == "slurm":
+        ranks = [known["SLURM_PROCID"], known["SLURM_NTASKS"], known.get("SLURM_LOCALID") or _local_rank()]
+    elif launcher == "mpi":
+        ranks = [known[f"OMPI_COMM_WORLD_{name}"] for name in ("RANK", "SIZE", "LOCAL_RANK")]
+    else:
+        return {}
+    address = known.get("MASTER_ADDR") or (_first_node() if launcher == "slurm" else _this_node())
+    places = [address, known.get("MASTER_PORT") or str(port or 29500)]
+    return dict(zip(("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"), [*ranks, *places]))
+
+
+def _local_rank() -> str:
+    """Return the index of a process of Slurm on its node, where Slurm does not say it."""
+    return str(int(os.environ["SLURM_PROCID"]) % max(torch.cuda.device_count(), 1))
+
+
+def _first_node() -> str:
+    """Return the first node of a job of Slurm, whose list may be abbreviated: `node[03-05],other`."""
+    nodes = os.environ["SLURM_NODELIST"]
+    if "[" not in nodes:
+        return nodes.split(",")[0]
+    with suppress(OSError, subprocess.CalledProcessError):
+        names = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+        if names.stdout.split():
+            return names.stdout.split()[0]
+    raise ValueError(
+        f"MASTER_ADDR must be set to the first node of SLURM_NODELIST={nodes}, which `scontrol show hostnames` does not "
+        "expand here; export it before srun"
+    )
+
+
+def _this_node() -> str:
+    """Return the address of this node, where all processes of Open MPI run on it."""
+    size, here = (os.environ.get(f"OMPI_COMM_WORLD_{name}") for name in ("SIZE", "LOCAL_SIZE"))
+    if size != here:
+        raise ValueError(
+            f"MASTER_ADDR must be set to the node of the first process: {here or 'an unknown number'} of the {size} processes "
+            "run on this node, and Open MPI does not name the others; add -x MASTER_ADDR=... to mpirun"
+        )
+    return "127.0.0.1"
 
 
 @contextmanager
@@ -143,12 +207,21 @@ def unwrapped(model: nn.Module) -> Any:
 
 
 def without_devices(config: Config) -> Config:
-    """Return the config for several processes without an accelerator: MMEngine's wrapper would ask for a CUDA device."""
+    """Return the config for several processes without an accelerator: MMEngine's wrappers would ask for a CUDA device."""
     config = Config(copy.deepcopy(config.to_dict()))
     wrapper = dict(
         type="MMDistributedDataParallel",
         broadcast_buffers=False,
         find_unused_parameters=config.get("find_unused_parameters", False),
     )
-    config.model_wrapper_cfg = {**wrapper, **config.get("model_wrapper_cfg", {}), "device_ids": None}
+    if config.get("runner_type", "Runner") == "Runner":
+        config.model_wrapper_cfg = {**wrapper, **config.get("model_wrapper_cfg", {}), "device_ids": None}
+        return config
+    strategy = dict(config.get("strategy") or dict(type="DDPStrategy"))  # of FlexibleRunner
+    given = strategy.get("model_wrapper") or {}
+    if strategy["type"] == "FSDPStrategy":
+        strategy["model_wrapper"] = {"type": "MMFullyShardedDataParallel", **given, "device_id": "cpu"}
+    elif strategy["type"] == "DDPStrategy":
+        strategy["model_wrapper"] = {**wrapper, **given, "device_ids": None}
+    config.strategy = strategy
     return config

@@ -15,6 +15,16 @@ methods = {
     "pkd": dict(terms=dict(loss_pkd=dict(loss=dict(type="freqkd.PKDLoss")))),
     "details": dict(terms=dict(loss_details=_details)),
     "binary-kd": dict(terms=dict(loss_logit=_logit)),
+    "crosskd": dict(
+        terms=dict(
+            loss_head=dict(
+                student_levels=None,
+                align=dict(type="freqkd.ConvAlign", student_channels=32, teacher_channels=64, num_levels=5),
+                adapter=dict(type="freqkd.CrossHead", index=0, cls="retina_cls", reg="retina_reg"),
+                loss=dict(type="freqkd.CrossKDBoxLoss"),
+            )
+        )
+    ),
     "details+binary-kd": dict(
         terms=dict(loss_details=_details, loss_logit=dict(_logit, weight=dict(ratio=0.5, iters=50)))
     ),

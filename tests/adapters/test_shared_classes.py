@@ -139,7 +139,7 @@ def test_names_that_nobody_looked_up_are_said():
     inputs = torch.zeros(1, 3, 2, 2)
     batch = Batch(inputs, inputs, [object()], torch.nn.Identity(), None, {}, {})
     with pytest.raises(
-        ValueError, match=r"classes='shared' is looked up by tools/train.py.*classes=\[\(student, teacher\)"
+        ValueError, match=r"classes='shared' is looked up by freqkd train.*classes=\[\(student, teacher\)"
     ):
         adapter([torch.zeros(1, 3, 2, 2)], [torch.zeros(1, 3, 2, 2)], batch)
 

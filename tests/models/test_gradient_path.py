@@ -20,25 +20,6 @@ def losses_of(model, raw):
     return model(data["inputs"], data["data_samples"], mode="loss")
 
 
-@pytest.mark.parametrize("weight", [1.0, dict(ratio=0.5)])
-def test_a_tap_inside_a_checkpointed_block(distill, small, weight):
-    student = small.config("detection", 4, backbone__with_cp=True)
-    model = distill("detection", terms=term("backbone.layer3.1.conv2", weight, align=ALIGN), student=student).train()
-    words = (
-        r"^terms.loss_mse: no gradient .* 'backbone.layer3.1.conv2', .* inside 'backbone.layer3.1', whose with_cp=True"
-    )
-    with pytest.raises(ValueError, match=words):
-        losses_of(model, small.raw("detection"))
-
-
-def test_the_block_itself_serves(distill, small):
-    student = small.config("detection", 4, backbone__with_cp=True)
-    model = distill("detection", terms=term("backbone.layer3.1", align=ALIGN), student=student).train()
-    loss = losses_of(model, small.raw("detection"))["distill.loss_mse"]
-    loss.backward()
-    assert float(model.student.backbone.layer3[0].conv1.weight.grad.abs().sum()) > 0
-
-
 def test_a_frozen_tap_where_only_the_align_trains(distill, small):
     model = distill("detection", terms=term("backbone.layer3", align=ALIGN)).train()
     model.student.backbone.requires_grad_(False)

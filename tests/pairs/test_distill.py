@@ -27,7 +27,7 @@ def arguments(tool, baseline, coco, tmp_path):
 
 def test_a_dry_run_stops_after_the_configs(arguments, tmp_path, capsys):
     assert main([*arguments, "--dry-run"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"python tools/train.py {tmp_path}/out/distillation.py"
+    assert capsys.readouterr().out.splitlines()[-1] == f"freqkd train {tmp_path}/out/distillation.py"
     assert not (tmp_path / "out/runs").exists()
 
 

@@ -131,7 +131,7 @@ def test_an_address_is_written_and_not_fetched(baseline, tmp_path, capsys):
     arguments = ["new-config", student, teacher, "--checkpoint", address, "--out", str(tmp_path / "out")]
     assert main(arguments) == 0
     assert read_config(tmp_path / "out/distillation.py").model.teacher.checkpoint == address
-    assert f"python tools/train.py {tmp_path}/out/distillation.py" in capsys.readouterr().out
+    assert f"freqkd train {tmp_path}/out/distillation.py" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

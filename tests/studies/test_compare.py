@@ -219,3 +219,12 @@ def test_numbers_in_a_page_are_those_of_the_results(finished, tmp_path):
     ]
     with pytest.raises(ValueError, match="<!-- table toy 9 steps --> must name a length of toy: 6 steps"):
         fill("<!-- table toy 9 steps -->\n<!-- end -->", folder / "results")
+    (line,) = [
+        line for line in fill("<!-- summary mse -->\n<!-- end -->", folder / "results").splitlines() if "toy" in line
+    ]
+    (gain,) = [row["to_student"]["mean"] for row in answer["lengths"][0]["rows"] if row["method"] == "mse"]
+    assert line.split(" | ")[0] == "| toy, 6 steps"
+    assert line.split(" | ")[3:5] == [f"{means['student']:.2f}", f"{means['mse']:.2f}"]
+    assert line.split(" | ")[6].startswith(f"{gain:+.2f}")
+    with pytest.raises(ValueError, match="the summary's method must be in a study, got 'cwd', which is in none"):
+        fill("<!-- summary cwd -->\n<!-- end -->", folder / "results")

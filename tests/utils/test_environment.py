@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,11 +14,13 @@ from types import SimpleNamespace
 
 import pytest
 
+import freqkd
 from freqkd.__main__ import main
 from freqkd.utils import environment
 
 MAINTAINED = {
     "torch": "2.13.0",
+    "numpy": "2.4.1",
     "setuptools": "81.0.0",
     "opencv-python": "4.12.0.88",
     "pytorch-wavelets": "1.3.0",
@@ -45,7 +49,7 @@ def faults(facts):
 def test_good_environment_has_no_fault():
     findings = run_all(GOOD)
     assert {finding.status for finding in findings.values()} == {"ok", "info"}
-    assert findings["torch"].text == "2.13.0"
+    assert findings["torch"].text == "2.13.0, no CUDA, numpy 2.4.1"
     assert findings["gpu"].text == "no: everything runs on the CPU"
     assert len(findings) == len(environment.CHECKS)
 
@@ -178,7 +182,8 @@ def test_mixed_families_are_reported_but_not_a_fault():
 
 
 def test_gpu_line():
-    facts = replace(GOOD, gpu="Some GPU")
+    facts = replace(GOOD, gpu="Some GPU", torch_cuda="13.0")
+    assert environment.check_torch(facts).text == "2.13.0, CUDA 13.0, numpy 2.4.1"
     assert "build mmcv again" in environment.check_gpu(facts).text
     assert environment.check_gpu(replace(facts, ops_cuda="12.8")).text == "yes, Some GPU"
 
@@ -191,14 +196,27 @@ def test_collect_tries_nothing_that_stands_on_a_fault(tmp_path):
         if module == "cv2":
             raise ImportError("libGL.so.1: cannot open\nshared object file")
         gpu = SimpleNamespace(is_available=lambda: True, get_device_name=lambda index: f"GPU {index}")
-        return SimpleNamespace(__version__="2.13.0", cuda=gpu)
+        return SimpleNamespace(__version__="2.13.0", cuda=gpu, version=SimpleNamespace(cuda="13.0"))
 
     facts = environment.collect(tmp_path, importer)
     assert facts.errors == {"cv2": "libGL.so.1: cannot open shared object file"}
     assert tried == ["torch", "cv2", "pkg_resources", "pytorch_wavelets", "torch"]
-    assert facts.gpu == "GPU 0"
+    assert (facts.gpu, facts.torch_cuda) == ("GPU 0", "13.0")
     assert facts.versions["setuptools"] == metadata.version("setuptools")
     assert faults(facts) == {"cv2"}
+
+
+def test_a_report_says_what_a_maintainer_asks_for(tmp_path):
+    facts = environment.collect(
+        tmp_path,
+        importer=lambda module: SimpleNamespace(
+            __version__="2.13.0", cuda=SimpleNamespace(is_available=lambda: False), version=SimpleNamespace(cuda=None)
+        ),
+    )
+    first, second = environment.check_freqkd(facts), environment.check_machine(facts)
+    assert str(first) == f"info   freqkd     {freqkd.__version__} in {Path(freqkd.__file__).parent}"
+    assert second.text.startswith(platform.platform())
+    assert re.search(r", \S.*, [1-9]\d* cores$", second.text)
 
 
 def test_probe_keeps_an_error_to_one_short_line(capsys):
@@ -233,8 +251,8 @@ def test_main_reports_every_check_and_exits_1_on_a_fault(monkeypatch, capsys):
     assert main(["check", "--work-dir", "somewhere"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(environment.CHECKS) + 1
-    assert lines[0] == "ok     python     3.11.7"
-    assert lines[9].startswith("fault  work dir   somewhere cannot be written")
+    assert lines[2] == "ok     python     3.11.7"
+    assert lines[11].startswith("fault  work dir   somewhere cannot be written")
     assert lines[-1] == "2 faults found, each with its fix."
     monkeypatch.setattr(environment, "collect", lambda work_dir: GOOD)
     assert main(["check"]) == 0

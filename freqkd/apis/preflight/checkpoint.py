@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from mmengine.runner import CheckpointLoader
 
 from freqkd.utils.checkpoints import CheckpointError, read_checkpoint
 from freqkd.utils.loading import guarded_loading, keep_checkpoint
+from freqkd.utils.paths import initial_weights
 
 
 def check_checkpoint(config: Config, trust: bool = False) -> dict[str, Any] | None:
@@ -59,23 +60,8 @@ def check_initial_weights(config: Config, trust: bool = False) -> None:
         CheckpointError: one is missing, damaged, or needs arbitrary unpickling and `trust` is False.
     """
     with guarded_loading(trust):
-        for name in sorted(set(_initial_weights(config.get("model")))):
+        for name in sorted({part[key] for part, key in initial_weights(config.get("model"))}):
             keep_checkpoint(name, CheckpointLoader.load_checkpoint(name, map_location="cpu"))
-
-
-def _initial_weights(part: Any) -> Iterator[str]:
-    """Yield the initial weights that a part of a config names, except a teacher's, which has a checkpoint."""
-    if isinstance(part, Mapping):
-        if part.get("type") == "Pretrained" and isinstance(part.get("checkpoint"), str):
-            yield part["checkpoint"]
-        if isinstance(part.get("pretrained"), str):
-            yield part["pretrained"]
-        for key, value in part.items():
-            if key != "teacher":
-                yield from _initial_weights(value)
-    elif isinstance(part, (list, tuple)):
-        for item in part:
-            yield from _initial_weights(item)
 
 
 def _is_training(checkpoint: Mapping[str, Any]) -> bool:

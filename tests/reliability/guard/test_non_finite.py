@@ -99,9 +99,7 @@ def test_the_first_step_that_is_not_finite_is_named_undone_and_run_again(toy, to
     text = str(runner.error)
     step = len(runner.states)
     assert step == 3 or kind == "data"
-    assert text.startswith(
-        f"step {step}: {words}; the weights are those before it; to run it again: python tools/replay.py"
-    )
+    assert text.startswith(f"step {step}: {words}; the weights are those before it; to run it again: freqkd replay")
     assert "action='skip'" in text
     assert toy.same(runner.model.state_dict(), runner.states[-1])
     path = f"{config.work_dir}/non_finite_step_{step}.pth"
@@ -353,7 +351,7 @@ def test_a_real_training_ends_with_one_line_and_its_step_runs_again(tool, tiny_c
     words = "the gradient of the loss 'distill.loss_bad' is nan at 'neck', level 2"
     path = tmp_path / "run" / "non_finite_step_2.pth"
     assert error.startswith(f"error: step 2: {words}; ")
-    assert f"python tools/replay.py {tmp_path / 'run' / 'bad.py'} {path}" in error
+    assert f"freqkd replay {tmp_path / 'run' / 'bad.py'} {path}" in error
     assert not list((tmp_path / "run").glob("epoch_*.pth"))
     assert tool("replay", tmp_path / "run" / "bad.py", path) == 0
     assert f"reproduced: {words}" in capsys.readouterr().out

@@ -1,0 +1,5 @@
+"""The student alone on COCO: mmdet's own config, its backbone by an https address instead of torchvision://."""
+_base_ = ['mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py']
+model = dict(
+    backbone=dict(
+        init_cfg=dict(type='Pretrained', checkpoint='https://download.pytorch.org/models/resnet50-0676ba61.pth')))

@@ -1,0 +1,16 @@
+"""COCO, RetinaNet-X101-64x4d to R50.
+
+CrossKD (arXiv 2306.11369), the student keeps 3 of 4 head convolutions, the released weights.
+"""
+_base_ = [
+    '../baselines/retinanet_r50_8xb2-2x_coco.py',
+    '../_base_/teachers/retinanet_x101_coco.py',
+]
+custom_imports = dict(imports=['freqkd.registry'], allow_failed_imports=False)
+model = dict(
+    _delete_=True, type='freqkd.Distiller', student={{_base_.model}}, teacher={{_base_.teacher}},
+    terms=dict(
+        loss_head=dict(
+            type='freqkd.DistillTerm', student_tap='neck',
+            adapter=dict(type='freqkd.CrossHead', index=3, cls='retina_cls', reg='retina_reg'),
+            loss=dict(type='freqkd.CrossKDBoxLoss'), weight=1.0)))

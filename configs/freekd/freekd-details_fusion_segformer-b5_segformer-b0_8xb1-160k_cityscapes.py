@@ -1,0 +1,16 @@
+"""Cityscapes, SegFormer-B5 to B0: details of the wavelet transform on the fused map of the head, MSE without its low band.
+
+Needs no stage 1.
+"""
+_base_ = [
+    'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py',
+    '../_base_/teachers/segformer_b5_cityscapes.py',
+    '../_base_/distill/fusion_segformer.py',
+]
+custom_imports = dict(imports=['freqkd.registry'], allow_failed_imports=False)
+model = dict(
+    _delete_=True, type='freqkd.Distiller', student={{_base_.model}}, teacher={{_base_.teacher}},
+    terms=dict(
+        loss_feature=dict(
+            _base_.feature_term, loss=dict(type='freqkd.FreeKDLoss', preset='details'),
+            weight=dict(ratio=2.0, iters=200))))

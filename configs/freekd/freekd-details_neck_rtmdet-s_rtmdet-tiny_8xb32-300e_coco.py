@@ -1,0 +1,13 @@
+"""COCO, RTMDet-s to tiny: details of the wavelet transform on the neck, MSE without its low band. Needs no stage 1."""
+_base_ = [
+    'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
+    '../_base_/teachers/rtmdet_s_coco.py',
+    '../_base_/distill/neck_96-128.py',
+]
+custom_imports = dict(imports=['freqkd.registry'], allow_failed_imports=False)
+model = dict(
+    _delete_=True, type='freqkd.Distiller', student={{_base_.model}}, teacher={{_base_.teacher}},
+    terms=dict(
+        loss_feature=dict(
+            _base_.neck_term, loss=dict(type='freqkd.FreeKDLoss', preset='details'),
+            weight=dict(ratio=8.0, iters=200))))

@@ -1,0 +1,20 @@
+"""Stage 2 on COCO: Faster R-CNN-R101 to R50, FreeKD x 0.8 and MSE x 1 on the FPN.
+
+The weights are those of the released repository's config for this pair. Preset `official`, T = 6; neck, rpn_head and
+roi_head start from the teacher's weights. That config adds smooth L1 x 1 on the boxes of the RoI head, which is left
+out here.
+"""
+_base_ = [
+    '../baselines/faster-rcnn_r50_8xb2-2x_coco.py',
+    '../_base_/teachers/faster-rcnn_r101_coco.py',
+    '../_base_/distill/neck_256.py',
+]
+custom_imports = dict(imports=['freqkd.registry'], allow_failed_imports=False)
+model = dict(
+    _delete_=True, type='freqkd.Distiller', student={{_base_.model}}, teacher={{_base_.teacher}},
+    inherit=('neck', 'rpn_head', 'roi_head'),
+    terms=dict(
+        loss_freekd=dict(
+            _base_.neck_term, loss=dict(type='freqkd.FreeKDLoss', preset='official'), weight=0.8,
+            prompts='work_dirs/prompts_neck_faster-rcnn-r101_8xb2-2000i_coco/prompts.pth'),
+        loss_mse=dict(_base_.neck_term, loss=dict(type='freqkd.MSELoss'), weight=1.0)))

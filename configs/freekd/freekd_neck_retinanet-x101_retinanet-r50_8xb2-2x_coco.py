@@ -1,0 +1,19 @@
+"""Stage 2 on COCO: RetinaNet-X101-64x4d to R50, FreeKD x 1 and MSE x 5 on the FPN.
+
+The weights are those of the released repository's config for this pair. Preset `official`, T = 6; neck and bbox_head
+start from the teacher's weights. That config adds smooth L1 x 1 on the regression output, which is left out here.
+"""
+_base_ = [
+    '../baselines/retinanet_r50_8xb2-2x_coco.py',
+    '../_base_/teachers/retinanet_x101_coco.py',
+    '../_base_/distill/neck_256.py',
+]
+custom_imports = dict(imports=['freqkd.registry'], allow_failed_imports=False)
+model = dict(
+    _delete_=True, type='freqkd.Distiller', student={{_base_.model}}, teacher={{_base_.teacher}},
+    inherit=('neck', 'bbox_head'),
+    terms=dict(
+        loss_freekd=dict(
+            _base_.neck_term, loss=dict(type='freqkd.FreeKDLoss', preset='official'), weight=1.0,
+            prompts='work_dirs/prompts_neck_retinanet-x101_8xb2-2000i_coco/prompts.pth'),
+        loss_mse=dict(_base_.neck_term, loss=dict(type='freqkd.MSELoss'), weight=5.0)))

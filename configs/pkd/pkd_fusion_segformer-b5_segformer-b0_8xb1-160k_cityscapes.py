@@ -1,0 +1,14 @@
+"""Cityscapes, SegFormer-B5 to B0: PKD (arXiv 2207.02039) on the fused map of the head. The weight is a ratio.
+
+None is published for this pair.
+"""
+_base_ = [
+    'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py',
+    '../_base_/teachers/segformer_b5_cityscapes.py',
+    '../_base_/distill/fusion_segformer.py',
+]
+custom_imports = dict(imports=['freqkd.registry'], allow_failed_imports=False)
+model = dict(
+    _delete_=True, type='freqkd.Distiller', student={{_base_.model}}, teacher={{_base_.teacher}},
+    terms=dict(
+        loss_feature=dict(_base_.feature_term, loss=dict(type='freqkd.PKDLoss'), weight=dict(ratio=1.0, iters=200))))

@@ -1,0 +1,11 @@
+"""COCO, GFL-R101 to R50: PKD (arXiv 2207.02039) on the FPN. The weight is a ratio: none is published for this pair."""
+_base_ = [
+    '../baselines/gfl_r50_8xb2-1x_coco.py',
+    '../_base_/teachers/gfl_r101_coco.py',
+    '../_base_/distill/neck_256.py',
+]
+custom_imports = dict(imports=['freqkd.registry'], allow_failed_imports=False)
+model = dict(
+    _delete_=True, type='freqkd.Distiller', student={{_base_.model}}, teacher={{_base_.teacher}},
+    terms=dict(
+        loss_feature=dict(_base_.neck_term, align=None, loss=dict(type='freqkd.PKDLoss'), weight=dict(ratio=1.0, iters=200))))

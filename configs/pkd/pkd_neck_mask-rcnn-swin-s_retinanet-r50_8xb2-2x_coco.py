@@ -1,0 +1,17 @@
+"""COCO, Mask R-CNN-Swin-S to RetinaNet-R50.
+
+PKD (arXiv 2207.02039) on the FPN, P3 to P6, with the weight of mmrazor's config; there, levels are paired by their
+index.
+"""
+_base_ = [
+    '../baselines/retinanet_r50_8xb2-2x_coco.py',
+    '../_base_/teachers/mask-rcnn_swin-s_coco.py',
+    '../_base_/distill/neck_256_teacher-one-level-finer.py',
+]
+custom_imports = dict(imports=['freqkd.registry'], allow_failed_imports=False)
+model = dict(
+    _delete_=True, type='freqkd.Distiller', student={{_base_.model}}, teacher={{_base_.teacher}},
+    terms=dict(
+        loss_feature=dict(
+            _base_.neck_term, align=None, loss=dict(type='freqkd.PKDLoss'),
+            weight=6.0)))

@@ -1,0 +1,112 @@
+"""Places of the files that configs name: beside the config, in the working directory, or shipped with this package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+CONFIGS = (Path(__file__).resolve().parents[1] / ".mim" / "configs").resolve()  # in a clone, the folder at its top
+SHIPPED = CONFIGS.parent  # the shipped configs name files from here
+_FOLDERS = ("configs", "data", "studies")  # of shipped files; a run's own output is never looked for there
+_namers: dict[str, str] = {}  # folder of the last config that named a file which is not beside it, by its name
+
+
+def find_file(name: str | os.PathLike[str]) -> str:
+    """Return the path of a file by a name relative to the working directory, or to the folder of what this package ships.
+
+    The name is returned as it is where the file is in the working directory, or nowhere, and where it is an address, an
+    absolute path, or the name of an installed config. What `place_beside` found is an absolute path already.
+
+    >>> find_file("no/such/file.pth")
+    'no/such/file.pth'
+    >>> os.path.isabs(find_file("configs/_base_/runtime_mmdet.py")) or os.path.isdir("configs")
+    True
+    """
+    text = os.fspath(name)
+    shipped = SHIPPED / text
+    return str(shipped) if not os.path.exists(text) and _is_shipped(text) and shipped.is_file() else text
+
+
+def where_looked(name: str | os.PathLike[str]) -> str:
+    """Return the end of a message about a file that was not found: the folders where a relative name was looked for.
+
+    >>> where_looked("/tmp/net.pth"), where_looked("net.pth") == f" (looked in {os.getcwd()})"
+    ('', True)
+    """
+    text = os.fspath(name)
+    if not _is_relative(text):
+        return ""
+    folders = [_namers.get(text, os.getcwd()), os.getcwd(), *([str(SHIPPED)] if _is_shipped(text) else [])]
+    return f" (looked in {', '.join(dict.fromkeys(folders))})"
+
+
+def place_beside(named: Iterable[tuple[Any, str]], folder: str) -> None:
+    """Replace the names of files that lie beside the config that names them by absolute paths.
+
+    A name that leads to the same file from the working directory stays, and so does one of a file that is elsewhere: see
+    `find_file`.
+
+    Args:
+        named: dicts and keys whose values may be names of files; other values stay.
+        folder: that of the config.
+    """
+    folder = os.path.abspath(folder)
+    for holder, key in named:
+        name = holder.get(key) if isinstance(holder, Mapping) else None
+        if not isinstance(name, str) or not _is_relative(name):
+            continue
+        beside = os.path.join(folder, name)
+        if not os.path.isfile(beside):
+            _namers[name] = folder
+        elif not (os.path.exists(name) and os.path.samefile(beside, name)):
+            holder[key] = beside  # type: ignore[index]
+
+
+def named_files(config: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
+    """Yield the dicts and keys of a training's config that name files to read: teacher, prompts, first weights.
+
+    >>> [key for _, key in named_files(dict(load_from=None, model=dict(teacher={}, terms=dict(loss_freekd={}))))]
+    ['load_from', 'config', 'checkpoint', 'prompts']
+    """
+    yield config, "load_from"
+    model = config.get("model")
+    if not isinstance(model, Mapping):
+        return
+    for key in ("config", "checkpoint"):
+        yield model.get("teacher"), key
+    terms = model.get("terms")
+    for term in terms.values() if isinstance(terms, Mapping) else ():
+        yield term, "prompts"
+    yield from initial_weights(model)
+
+
+def initial_weights(part: Any) -> Iterator[tuple[Any, str]]:
+    """Yield the dicts and keys of a model's config that name initial weights: `init_cfg=dict(type='Pretrained')`, `pretrained`.
+
+    A teacher is left out, because it has a checkpoint.
+
+    >>> [key for _, key in initial_weights([dict(init_cfg=dict(type="Pretrained", checkpoint="net.pth"))])]
+    ['checkpoint']
+    """
+    if isinstance(part, Mapping):
+        for key in ("checkpoint",) * (part.get("type") == "Pretrained") + ("pretrained",):
+            if isinstance(part.get(key), str):
+                yield part, key
+        for key, value in part.items():
+            if key != "teacher":
+                yield from initial_weights(value)
+    elif isinstance(part, (list, tuple)):
+        for item in part:
+            yield from initial_weights(item)
+
+
+def _is_relative(name: str) -> bool:
+    """Whether a name is a relative path: no address, and no name of an installed config."""
+    return bool(name) and "::" not in name and "://" not in name and not os.path.isabs(name)
+
+
+def _is_shipped(name: str) -> bool:
+    """Whether a name can be that of a file that this package ships."""
+    return _is_relative(name) and os.path.normpath(name).split(os.sep)[0] in _FOLDERS
