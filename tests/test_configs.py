@@ -297,7 +297,13 @@ def step(tool, data, tmp_path_factory):
     return take
 
 
-@each(CHAINS)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem.endswith("_coco") else pytest.mark.long)
+        for path in CHAINS
+    ],
+)
 def test_a_full_size_chain_takes_optimizer_steps_without_a_network(step, path):
     done = step(path)
     assert np.isfinite(done["loss"])

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from typing import Any
 
 import mmengine.config.utils
@@ -16,8 +17,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.config.utils import MODULE2PACKAGE, _get_package_and_cfg_path
 from mmengine.registry import Registry
-from mmengine.utils import get_object_from_string
+from mmengine.utils import get_installed_path, get_object_from_string
 
+import freqkd
 from freqkd.utils.checks import did_you_mean
 from freqkd.utils.errors import worded
 from freqkd.utils.patches import replaced
@@ -47,6 +49,7 @@ def patch_config_scopes() -> None:
     mmengine.config.utils.load = _load_once
     Config._get_cfg_path = staticmethod(_find_own_config)
     hub._get_package_and_cfg_path = _split_own_config
+    hub.get_installed_path = _installed_path
 
 
 def _find_own_config(cfg_path: str, filename: str) -> tuple[str, str | None]:
@@ -70,6 +73,11 @@ def _split_own_config(cfg_path: str) -> tuple[str, str]:
         return "freqkd", cfg_path.removeprefix(_OWN)
     found: tuple[str, str] = _get_package_and_cfg_path(cfg_path)
     return found
+
+
+def _installed_path(package: str) -> str:
+    """Return the folder of a package, for `get_config`; the original MMEngine does not find an editable install's."""
+    return str(Path(freqkd.__file__).parent) if package == "freqkd" else str(get_installed_path(package))
 
 
 def read_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Config:

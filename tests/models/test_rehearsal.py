@@ -167,7 +167,7 @@ def test_a_step_that_fails_too_is_told_alone(fails, monkeypatch, capsys):
 @pytest.mark.parametrize(("arguments", "expected"), [((), True), (("--no-rehearsal",), False)])
 def test_the_tool_has_a_switch(monkeypatch, tool, tiny_config, tmp_path, arguments, expected):
     given = []
-    monkeypatch.setattr("freqkd.apis.train.train", lambda *_, rehearsal: given.append(rehearsal))
+    monkeypatch.setattr("freqkd.commands.train.train", lambda *_, rehearsal: given.append(rehearsal))
     assert tool("train", tiny_config(tmp_path / "config.py", "detection", "distill"), *arguments) == 0
     assert given == [expected]
 

@@ -176,7 +176,14 @@ def test_the_schedule_of_every_run(toy_data, tmp_path):
     assert (made.train_cfg.val_interval, made.randomness.seed, made.train_dataloader.num_workers) == (40, 4, 0)
 
 
-@pytest.mark.parametrize("path", sorted(path.name for path in ROOT.glob("studies/*.py")))
+@pytest.mark.parametrize(
+    "path",
+    [
+        # With a student that starts from ImageNet, the methods are those of the study without.
+        pytest.param(path.name, marks=[pytest.mark.long] if path.stem.endswith("_pretrained") else [])
+        for path in sorted(ROOT.glob("studies/*.py"))
+    ],
+)
 def test_the_shipped_studies_fit_their_networks(path, monkeypatch, tmp_path, small):
     monkeypatch.chdir(ROOT)
     study = read_study(f"studies/{path}")

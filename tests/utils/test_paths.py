@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmengine.hub import get_config
+from mmengine.hub import get_config, hub
 
 from freqkd.__main__ import main
 from freqkd.apis.preflight import check_model
@@ -15,8 +15,9 @@ from freqkd.models.prompt_file import read_prompts
 from freqkd.studies.plan import Plan
 from freqkd.studies.study import read_study
 from freqkd.teacher import Teacher
+from freqkd.utils import compat
 from freqkd.utils.checkpoints import CheckpointError, read_checkpoint
-from freqkd.utils.compat import read_config
+from freqkd.utils.compat import patch_config_scopes, read_config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAMPLE = "freekd/freekd-details_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py"
@@ -179,6 +180,13 @@ def test_shipped_configs_are_found_by_name(folder, folders):
     name = f"freqkd::{folder}/{path.name}"
     assert read_config(name).to_dict() == read_config(path).to_dict()
     assert get_config(name).to_dict() == Config.fromfile(path).to_dict()
+
+
+def test_an_editable_install_is_found_where_mmengine_looks_in_site_packages(monkeypatch):
+    monkeypatch.setattr(compat, "get_installed_path", lambda package: f"/site-packages/{package}")  # the original one
+    patch_config_scopes()
+    assert hub.get_installed_path("freqkd") == str(ROOT / "freqkd")
+    assert hub.get_installed_path("mmdet") == "/site-packages/mmdet"
 
 
 def test_a_wrong_name_of_a_shipped_config_names_the_nearest():
