@@ -315,3 +315,69 @@ def test_a_full_size_chain_takes_optimizer_steps_without_a_network(step, path):
     terms = read(path).model.get("terms", {})
     assert {key for key in done["outputs"] if "distill" in key} == {f"distill.{name}" for name in terms}
     assert ("distiller" in roots) == any(term.get("align") for term in terms.values())
+
+
+CHAIN = """
+_base_ = [{base!r}]
+custom_imports = dict(imports=['freqkd.registry'], allow_failed_imports=False)
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(
+    data_root={data!r}, indices=4, pipeline={pipeline}, **{train}))
+val_dataloader = test_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(
+    data_root={data!r}, indices=2, pipeline={tested}, **{val}))
+val_evaluator = test_evaluator = dict({evaluator})
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2, val_interval=2)
+param_scheduler = []
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2))
+log_processor = dict(by_epoch=False)
+model = {model}
+"""
+PARTS = {
+    part: dict(ann_file=f"annotations/instances_{part}2017.json", data_prefix=dict(img=f"images/{part}2017/"))
+    for part in ("train", "val")
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("stage", "path"), [CHAINS[:2], CHAINS[2:]], ids=["coco", "cityscapes"])
+def test_a_full_size_chain_runs_from_prompts_to_masks_on_real_images(tool, tmp_path, stage, path):
+    """The commands of the README, with random weights in the place of downloads and two steps for each training."""
+    is_coco = path.stem.endswith("_coco")
+    data = (ROOT / ELSEWHERE / ("coco_format_sample" if is_coco else "cityscapes_format_sample")).resolve()
+    if not data.is_dir():
+        pytest.skip(f"no images in {data}; set FREQKD_DATA to the folder that holds {data.name}")
+    first, second = read(stage), read(path)
+    init_default_scope(second.default_scope)
+    torch.manual_seed(0)
+    network = build_network(read(second.model.teacher.config).model, second.default_scope)
+    torch.save(dict(state_dict=network.state_dict()), tmp_path / "teacher.pth")
+    resize = dict(type="Resize", scale=(192, 128), keep_ratio=is_coco)
+    load, pack = PIPELINES["coco" if is_coco else "cityscapes"][:2], PIPELINES["coco" if is_coco else "cityscapes"][-1]
+    places = PARTS if is_coco else {"train": {}, "val": {}}
+    size = {} if is_coco else dict(data_preprocessor=dict(size=(128, 192)))
+    teacher = dict(checkpoint=str(tmp_path / "teacher.pth"))
+    if size:
+        teacher["cfg_options"] = {"model.data_preprocessor.size": (128, 192)}
+    prompts = str(tmp_path / "stage1/prompts.pth")
+    student = dict(size, backbone=dict(init_cfg=None), **({} if is_coco else dict(pretrained=None)))
+    models = {
+        stage: dict(teacher=teacher),
+        path: dict(teacher=teacher, student=student, terms=dict(loss_freekd=dict(prompts=prompts))),
+    }
+    for name, model in models.items():
+        text = CHAIN.format(
+            base=str(name), data=f"{data}/", model=model,
+            pipeline=[*load, resize, pack], tested=[load[0], resize, load[1], pack],  # judged at the labels' own size
+            evaluator=f"ann_file={f'{data}/annotations/instances_val2017.json'!r}" if is_coco else "", **places,
+        )  # fmt: skip
+        (tmp_path / name.name).write_text(text)
+    assert first.model.type == "freqkd.PromptTuner"
+    assert tool("train", tmp_path / stage.name, "--work-dir", tmp_path / "stage1") == 0
+    assert tool("train", tmp_path / path.name, "--work-dir", tmp_path / "stage2") == 0
+    checkpoint = tmp_path / "stage2/iter_2.pth"
+    assert tool("test", tmp_path / path.name, checkpoint, "--work-dir", tmp_path / "test") == 0
+    assert tool("export_student", tmp_path / path.name, checkpoint, "--out-dir", tmp_path / "student") == 0
+    exported = torch.load(tmp_path / "student/student.pth", weights_only=True)["state_dict"]
+    assert set(exported) == set(build_network(second.model.student, second.default_scope).state_dict())
+    masks = ("--prompts", prompts, "--out-dir", tmp_path / "masks", "--num", "1", "--level", "0")
+    assert tool("visualize_masks", tmp_path / stage.name, *masks) == 0
+    assert list((tmp_path / "masks").glob("image0*.png"))
