@@ -191,8 +191,9 @@ def first_step(path, images, prompts, folder):
     config = read(path)
     with DefaultScope.overwrite_default_scope(config.default_scope), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        made = trainable_model(config, prompts, folder)  # may draw prompts, the first time
         draw()
-        model = revert_sync_batchnorm(MODELS.build(trainable_model(config, prompts, folder))).train()
+        model = revert_sync_batchnorm(MODELS.build(made)).train()
         model.init_weights()
         if images is not None and config.default_scope == "mmseg":
             model.data_preprocessor.size = image_size(path)  # else images are padded to the crops of the training
