@@ -23,7 +23,7 @@ test-fast: setup  ## the mathematics and the units, without trainings, processes
 test-long: setup  ## the rest of docs/reliability.md: kills, wrong inputs, 2,000 steps, 10 minutes of fuzzing (20 minutes)
 	@OMP_NUM_THREADS=1 FREQKD_FUZZ_SECONDS=600 $(VENV)/python -m pytest -n 2 --dist load -m long
 
-test-configs: setup  ## every config takes a step on real images from $FREQKD_DATA, with the losses kept in tests/ (20 minutes)
+test-configs: setup  ## every config takes a step on real images from $FREQKD_DATA, with the losses kept in tests/ (6 minutes)
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadgroup -m configs tests/test_every_config.py
 
 configs: setup  ## train every sample config for 20 steps and check that all terms are finite and pull (3 minutes)
