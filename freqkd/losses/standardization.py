@@ -18,7 +18,7 @@ def standardized(x: Tensor, per_channel: bool = True) -> Tensor:
 
     .. math:: \hat x = (x - \mu_c) / (\sigma_c + 10^{-6})
 
-    The deviation is the unbiased one. A constant channel gives 0, and its gradient is 0.
+    The deviation is the unbiased one. A constant channel, of a deviation of at most 1e-6, gives 0, and its gradient is 0.
 
     Args:
         x: (N, C, H, W).
@@ -30,10 +30,11 @@ def standardized(x: Tensor, per_channel: bool = True) -> Tensor:
     centred = x - x.mean((0, 2, 3), keepdim=True)
     dims = (0, 2, 3) if per_channel else (0, 1, 2, 3)
     count = x.numel() // x.shape[1]
-    # A norm, not the root of a sum: its gradient is 0, not infinite, where a channel is constant.
+    # A norm, not the root of a sum: its gradient is 0, not infinite, where a channel is constant. There, the gradient of the
+    # quotient would be the loss's times 1e6.
     norm: Tensor = torch.linalg.vector_norm(centred, dim=dims, keepdim=True)
     deviation = norm / math.sqrt(max(count - 1, 1) * (1 if per_channel else x.shape[1]))
-    return centred / (deviation + EPS)
+    return torch.where(deviation > EPS, centred / (deviation + EPS), 0)
 
 
 def standardize_pair(student: Tensor, teacher: Tensor, how: str) -> tuple[Tensor, Tensor]:
