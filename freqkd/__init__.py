@@ -17,8 +17,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "taps": ("FeatureTap", "FeatureEdit"),
-    "align": ("ConvAlign", "ResizeAlign"),
-    "models": ("Distiller", "DistillTerm", "PromptTuner"),
+    "align": ("ConvAlign", "KANAlign", "ResizeAlign"),
+    "kan": ("KANConv2d", "KANLinear"),
+    "models": ("BandHeadTuner", "Distiller", "DistillTerm", "PromptTuner"),
     "teacher": ("CachedTeacher", "Teacher"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -28,7 +28,7 @@ def classes_of(package: ModuleType, kind: type) -> Iterator[type]:
     """Yield the public subclasses of `kind` that a module, or the modules of a package, define.
 
     >>> [one.__name__ for one in classes_of(align, nn.Module)]
-    ['ConvAlign', 'ResizeAlign']
+    ['ConvAlign', 'KANAlign', 'ResizeAlign']
     """
     modules = [package]
     if hasattr(package, "__path__"):
@@ -54,7 +54,7 @@ def register(registry: Registry, package: ModuleType, kind: type, ending: str = 
 register(MODELS, losses, nn.Module, "Loss")
 register(MODELS, align, nn.Module)
 register(MODELS, backbones, BaseModule)
-for model in (models.Distiller, models.PromptTuner, models.DistillTerm):
+for model in (models.Distiller, models.PromptTuner, models.BandHeadTuner, models.DistillTerm):
     MODELS.register_module(module=model)
 register(MODELS, adapters, adapters.HeadAdapter)
 register(HOOKS, hooks, Hook)

@@ -9,11 +9,36 @@ _stages = {
 }
 _head = "bbox_head.retina_cls"
 _scores = dict(terms=dict(loss_form=dict(adapter=dict(head=_head, num_classes=3))))
+_aligns = {  # between the student's maps and their squared error
+    "kan": dict(type="freqkd.KANAlign"),
+    "projector": dict(type="freqkd.ConvAlign", num_convs=2),
+    "projector-bn": dict(type="freqkd.ConvAlign", num_convs=2, batch_norm=True),
+    "conv-bn": dict(type="freqkd.ConvAlign", batch_norm=True),
+}
+_widths = dict(student_channels=32, teacher_channels=64, num_levels=3)
 methods = {
     "score-teacher": _scores,
     "score-difference": _scores,
+    "weighted-mse": _scores,
+    **{
+        _name: dict(terms=dict(loss_form=dict(loss=dict(type="freqkd.MSELoss"), align=dict(_align, **_widths))))
+        for _name, _align in _aligns.items()
+    },
     "class-details": dict(terms=dict(loss_form=dict(student_tap=_head))),
     "paper": dict(prompts=_stages[""]),
+    "freekd-plus": dict(prompts=_stages[""]),
+    "fourierkd": dict(terms=dict(loss_form=dict(loss=dict(num_levels=3)))),
+    "ds2d2": dict(
+        terms=dict(
+            loss_form=dict(
+                student_levels=None,
+                align=dict(type="freqkd.ConvAlign", student_channels=32, teacher_channels=64, num_levels=5),
+                adapter=dict(type="freqkd.BandHead"),
+                loss=dict(type="freqkd.CrossKDBoxLoss"),
+                weight=dict(ratio=0.5, iters=50),
+            )
+        )
+    ),
     **{
         f"masks-{_combine}{_suffix}": dict(prompts=_stage)
         for _suffix, _stage in _stages.items()

@@ -42,6 +42,50 @@ def test_sizes(resize: str) -> None:
     assert students[0].shape == teachers[0].shape == ((1, 4, 10, 13) if resize == "teacher" else (1, 4, 5, 7))
 
 
+def test_keys_of_a_plain_convolution() -> None:
+    assert set(ConvAlign(2, 4).state_dict()) == {"layers.0.weight", "layers.0.bias"}
+    assert set(ConvAlign(2, 4, num_convs=2).state_dict()) == {
+        f"layers.0.{i}.{name}" for i in (0, 2) for name in ("weight", "bias")
+    }
+
+
+def test_convolutions_with_a_relu_between() -> None:
+    align, student = ConvAlign(2, 4, num_convs=2), torch.randn(1, 2, 5, 6)
+    first, _, second = align.layers[0]
+    expected = second(first(student).clamp(min=0))
+    torch.testing.assert_close(align(student, torch.randn(1, 4, 5, 6))[0][0], expected)
+    assert (first.out_channels, second.in_channels, second.out_channels) == (4, 4, 4)
+    kernels = [layer.kernel_size for layer in ConvAlign(2, 4, kernel_size=3, num_convs=3).layers[0][::2]]
+    assert kernels == [(3, 3)] * 3
+
+
+@pytest.mark.parametrize("num_convs", [1, 2])
+def test_batch_norm_after_every_convolution(num_convs: int) -> None:
+    align = ConvAlign(2, 4, num_convs=num_convs, batch_norm=True)
+    student = torch.randn(2, 2, 5, 6) * 9 + 1
+    aligned = align(student, torch.randn(2, 4, 5, 6))[0][0]
+    x = student
+    for index in range(num_convs):
+        weight = align.layers[0][3 * index].weight
+        x = F.batch_norm(F.conv2d(x.clamp(min=0) if index else x, weight), None, None, training=True)
+    torch.testing.assert_close(aligned, x)
+    assert len(align.layers[0]) == 3 * num_convs - 1
+    assert all(layer.bias is None for layer in align.layers[0][::3])
+
+
+def test_batch_norm_of_a_single_position() -> None:
+    """Pyramids of small images end in one position; a batch of one has no deviation there."""
+    align, student = ConvAlign(2, 4, batch_norm=True), torch.randn(1, 2, 1, 1, requires_grad=True)
+    before = {name: value.clone() for name, value in align.state_dict().items()}
+    aligned = align(student, torch.randn(1, 4, 1, 1))[0][0]
+    aligned.sum().backward()
+    assert aligned.isfinite().all()
+    assert student.grad.abs().sum() > 0
+    assert all(torch.equal(value, before[name]) for name, value in align.state_dict().items())
+    align.eval()
+    torch.testing.assert_close(align(student, aligned)[0][0], aligned)
+
+
 def test_any_layer_may_align() -> None:
     student, teacher = torch.randn(1, 2, 8, 8), torch.randn(1, 8, 4, 4)
     students, teachers = LevelAlign([torch.nn.PixelUnshuffle(2)])([student], [teacher])
@@ -80,6 +124,8 @@ def test_errors_name_both_numbers() -> None:
     [
         ({"kernel_size": 2}, "kernel_size must be odd.* got 2"),
         ({"kernel_size": 0}, "kernel_size must be at least 1, got 0"),
+        ({"num_convs": 0}, "num_convs must be at least 1, got 0"),
+        ({"batch_norm": 1}, "batch_norm must be True or False, got 1"),
         ({"num_levels": 0}, "num_levels must be at least 1, got 0"),
         ({"resize": "techer"}, "resize must be one of 'teacher', 'student', got 'techer'; did you mean 'teacher'"),
         (

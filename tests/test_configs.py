@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(ROOT.glob("configs/[!_]*/*.py"))
 BASELINES = sorted(ROOT.glob("configs/baselines/*.py"))
 PROMPTS = sorted(ROOT.glob("configs/[!_]*/prompts_*.py"))
-DISTILLATIONS = [path for path in CONFIGS if path not in (*BASELINES, *PROMPTS)]
+BAND_HEADS = sorted(ROOT.glob("configs/ds2d2/ds2d2-head_*.py"))  # first stages, as those of prompts
+DISTILLATIONS = [path for path in CONFIGS if path not in (*BASELINES, *PROMPTS, *BAND_HEADS)]
 FULL = [path for path in CONFIGS if path.stem.endswith(("_coco", "_cityscapes", "_ade20k"))]
 CHAINS = [
     ROOT / f"configs/freekd/{name}.py"
@@ -130,7 +131,7 @@ def written(path):
 def test_the_configs_are_found():
     assert len(BASELINES) == 28
     assert len(PROMPTS) == 20
-    assert len(DISTILLATIONS) == 124
+    assert len(DISTILLATIONS) == 150
     assert len(FULL) == 118
     assert len({path.stem for path in CONFIGS}) == len(CONFIGS)
 
@@ -139,6 +140,7 @@ def test_the_configs_are_found():
 def test_name_and_folder_say_what_a_config_is(path):
     config, folder, method = read(path), path.parent.name, path.stem.split("_")[0]
     kinds = {**dict.fromkeys(BASELINES, ""), **dict.fromkeys(PROMPTS, "freqkd.PromptTuner")}
+    kinds |= dict.fromkeys(BAND_HEADS, "freqkd.BandHeadTuner")
     assert (config.model.type if "freqkd" in config.model.type else "") == kinds.get(path, "freqkd.Distiller")
     assert f"{method}-".startswith(f"{folder}-") or folder == "baselines" or (folder, method) == ("freekd", "prompts")
     dataset = config.train_dataloader.dataset
@@ -212,7 +214,17 @@ def test_both_stages_of_a_chain_belong_together(path):
         assert (term.get("teacher_levels") or term.get("student_levels")) in (None, first.get("levels"))
         assert term.align.teacher_channels == first.prompts.channels
         assert term.align.get("num_levels", 1) == first.prompts.num_levels
-        assert term.loss.preset == first.prompts.preset
+        assert term.loss.get("preset", "paper") == first.prompts.preset
+
+
+def test_a_band_head_that_a_distillation_names_is_written_by_one_config():
+    named = {}
+    for path in DISTILLATIONS:
+        for term in read(path).model.terms.values():
+            if (term.get("adapter") or {}).get("head", "").endswith(".pth"):
+                named[term.adapter.head] = read(path).model.teacher
+    made = {f"work_dirs/{path.stem}/epoch_{read(path).max_epochs}.pth": read(path).model.teacher for path in BAND_HEADS}
+    assert named == made
 
 
 def test_the_model_pages_are_those_that_the_script_writes():

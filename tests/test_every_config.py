@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from first_stages import write_band_head
 from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
@@ -162,6 +163,8 @@ def trainable_model(config, prompts, folder):
     for term in (model.get("terms") or {}).values():
         if term.get("prompts"):
             term.prompts = prompts(term.prompts)
+        if ((term.get("adapter") or {}).get("head") or "").endswith(".pth"):
+            term.adapter.head = write_band_head(term.adapter.head, folder / "head.pth")
     return ConfigDict(without_downloads(model))
 
 
@@ -223,9 +226,10 @@ def check_step(path, images, prompts, folder, where):
     assert {key for key in losses if "distill." in key} == {f"distill.{name}" for name in terms}
     assert all(losses[f"distill.{name}"] > 0 for name in terms)
     assert losses["loss"] > 0
-    assert not [name for name in without if name.startswith(("distiller", "prompts", "backbone"))]
+    assert not [name for name in without if name.startswith(("distiller", "prompts", "band_head", "backbone"))]
     roots = {name.split(".")[0] for name in moved}
-    assert roots == {"prompts"} if path.name.startswith("prompts_") else "backbone" in roots
+    first = {"PromptTuner": {"prompts"}, "BandHeadTuner": {"band_head"}}.get(read(path).model.type.split(".")[-1])
+    assert roots == first if first else "backbone" in roots
     assert "distiller" in roots or not any(term.get("align") for term in terms.values())
     written = json.loads(LOSSES.read_text()) if LOSSES.exists() else {}
     if os.environ.get("FREQKD_WRITE_LOSSES"):

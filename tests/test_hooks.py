@@ -104,7 +104,7 @@ def test_statistics_without_validation_data_are_left_out_with_one_warning(fresh,
 
 def test_a_run_says_what_it_distils_and_what_came_of_it(stages):
     first, second = (next((stages / name).rglob("*.log")).read_text().splitlines() for name in ("first", "second"))
-    start = next(place for place, line in enumerate(first) if line.endswith("Teacher and prompts of this stage:"))
+    start = next(place for place, line in enumerate(first) if line.endswith("Teacher of this stage:"))
     assert first[start + 1].startswith(
         "    teacher: EncoderDecoder, 6.76 M parameters, from configs/baselines/semantic-fpn"
     )

@@ -22,7 +22,7 @@ class Block:
 sys.meta_path.insert(0, Block())
 import torch
 import freqkd, freqkd.losses
-names = ['freqkd.utils.checks', 'freqkd.taps', 'freqkd.align']
+names = ['freqkd.utils.checks', 'freqkd.taps', 'freqkd.kan', 'freqkd.align']
 names += [module.name for module in pkgutil.walk_packages(freqkd.losses.__path__, 'freqkd.losses.')]
 for name in names:
     importlib.import_module(name)

@@ -121,6 +121,8 @@ def describe_terms(model: Mapping[str, Any]) -> str:
     if model["type"] == "freqkd.PromptTuner":
         prompts = model["prompts"]
         return f"prompts ({prompts.get('preset', 'paper')}, T = {prompts['num_prompts']}) at `{model['tap']}`"
+    if model["type"] == "freqkd.BandHeadTuner":
+        return f"second head on the details at `{model.get('tap', 'neck')}`, depth {model['depth']}"
     words = []
     for term in model.get("terms", {}).values():
         loss, weight = term["loss"], term.get("weight", 1.0)

@@ -83,6 +83,20 @@ class HeadAdapter:
             ValueError: it has not.
         """
 
+    def check_teacher(self, teacher: Teacher | CachedTeacher) -> None:
+        """Read and check the files of a first stage that the adapter needs; by default, there are none.
+
+        Args:
+            teacher: the teacher's holder, whose network is built.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or was made for another teacher.
+        """
+
+    def identity(self) -> dict[str, str]:
+        """Return the hashes of files that a resumed training must find unchanged, by argument; by default, there are none."""
+        return {}
+
     def __call__(self, student_feats: list[Tensor], teacher_feats: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return the loss's arguments by name, e.g. `student`, `teacher` and `target`.
 

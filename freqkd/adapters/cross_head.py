@@ -115,8 +115,7 @@ class CrossHead(HeadAdapter):
     def __call__(self, student_feats: list[Tensor], teacher_feats: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Return the loss's arguments for the neck's maps of both networks."""
         check_pyramids(student_feats, teacher_feats)
-        batch.teacher.ready_heads()
-        heads = batch.student.bbox_head, batch.teacher.model.bbox_head
+        heads = self.choose_heads(batch)
         [(cross_cls, cls_teacher)] = self._branch(heads, "cls_convs", (self.cls,), student_feats, teacher_feats)
         kind = describe_head(batch.teacher.model, HEAD)
         cross, teacher = (
@@ -146,6 +145,15 @@ class CrossHead(HeadAdapter):
             found.update(cross_centerness=centers[0], centerness_teacher=centers[1], positive=positive)
         return found
 
+    def choose_heads(self, batch: Batch) -> tuple[Any, Any]:
+        """Return the student's head, whose first convolutions are used and which assigns targets, and the teacher's."""
+        batch.teacher.ready_heads()
+        return batch.student.bbox_head, batch.teacher.model.bbox_head
+
+    def fit(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the student's feature as the teacher's convolutions take it: with the statistics of the teacher's."""
+        return align_statistics(student, teacher)
+
     def _branch(
         self, heads: tuple[Any, Any], convs: str, predictors: Sequence[str], student_feats: Maps, teacher_feats: Maps
     ) -> list[tuple[Maps, Maps]]:
@@ -159,8 +167,8 @@ class CrossHead(HeadAdapter):
             with torch.no_grad():
                 reference = run_branch(teacher_convs, teacher, self.index)
                 teacher_last = self._finish(teacher_convs, reference)
-            aligned = align_statistics(run_branch(student_convs, student, self.index), reference)
-            cross_last = self._finish(teacher_convs, aligned)
+            fitted = self.fit(run_branch(student_convs, student, self.index), reference)
+            cross_last = self._finish(teacher_convs, fitted)
             for name, (cross_maps, teacher_maps) in zip(predictors, found, strict=True):
                 scaled = name == self.reg and hasattr(heads[1], "scales")
                 scale = heads[1].scales[level] if scaled else nn.Identity()

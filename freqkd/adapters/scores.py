@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from freqkd.adapters.base import Batch, HeadAdapter
 from freqkd.adapters.dense import unfold_class_map
-from freqkd.adapters.heads import HeadKind, check_num_classes, describe_head
+from freqkd.adapters.heads import ROWS, HeadKind, check_num_classes, describe_head
 from freqkd.utils.checks import check_choice, check_levels, check_whole
 
 WEIGHT_CHOICES = ("teacher", "difference")
@@ -25,8 +25,11 @@ class ScoreMaps(HeadAdapter):
     - "teacher": :math:`w = \max_{a, c} p^t_{a c}`, where the teacher sees an object;
     - "difference": :math:`w = \max_{a, c} |p^t_{a c} - p^s_{a c}|`, where student and teacher disagree.
 
-    The background of a softmax detection head does not count. The loss takes the weights as `weight_maps`: `FreeKDLoss`
-    does. Weights have no gradient.
+    The background of a softmax detection head does not count. The loss takes the weights as `weight_maps`: `FreeKDLoss` and
+    `WeightedMSELoss` do. Weights have no gradient.
+
+    The head must give a score at every position. The box heads of two-stage detectors do not, theirs are of proposals; the
+    head of the proposals does, `head="rpn_head.rpn_cls"`, whose objectness stands for the classes. DETR and its like have none.
 
     Args:
         head: path of the class predictor, e.g. "bbox_head.retina_cls" or "decode_head.conv_seg"; the same in both networks.
@@ -40,12 +43,12 @@ class ScoreMaps(HeadAdapter):
         The predictor's maps: (N, A * C, h, w), or (N, A * (C + 1), h, w) with background. Weights: (N, 1, h, w), in [0, 1].
 
     Raises:
-        ValueError: an argument is unknown or out of range; a head with another number of classes or activation; on use, a
-            number of maps or channels that does not fit.
+        ValueError: an argument is unknown or out of range; a head with another number of classes or activation, or without
+            scores at positions; on use, a number of maps or channels that does not fit.
 
     References:
-        The teacher's score as a weight: the distillation of Ultralytics' detectors, as its guide describes it. Differs: there
-        the weighted sum is divided by the sum of the weights; here a gradient ratio as the term's weight sets the scale.
+        The teacher's score as a weight: the distillation of Ultralytics' detectors, as its guide describes it.
+        `WeightedMSELoss` divides by the sum of the weights; `FreeKDLoss` leaves the scale to a gradient ratio as the weight.
 
     Config::
 
@@ -83,10 +86,21 @@ class ScoreMaps(HeadAdapter):
         self._heads: dict[str, HeadKind | None] = {}
 
     def check_head(self, network: nn.Module, path: str, loss: nn.Module, owner: str) -> None:
-        """Check that `num_classes` and `activation` are those of a network's head, and read what the head says."""
+        """Check that a network's head scores positions, by `num_classes` and `activation`, and read what the head says."""
         if owner == "student" and not self.student_taps:
             return
         kind = describe_head(network, self.head)
+        if kind is not None and kind.family in ROWS:
+            rows, _ = ROWS[kind.family]
+            others = (
+                "take the head of the proposals, e.g. head='rpn_head.rpn_cls', or MSELoss without weights"
+                if kind.family == "proposals"
+                else "take MSELoss without weights"
+            )
+            raise ValueError(
+                f"head must be a class predictor with scores at every position, got {self.head!r} of the {owner}'s "
+                f"{kind.name}, whose scores are of {rows}; {others}"
+            )
         check_num_classes(self.num_classes, kind, owner)
         if kind is not None and None not in (kind.activation, self.activation) and kind.activation != self.activation:
             raise ValueError(

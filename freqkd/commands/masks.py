@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise ValueError("--prompts is needed with the config of a prompt stage: name the prompts.pth it wrote")
             file = read_prompts(options.prompts)
             levels = list(range(len(model.prompts)) if model.levels is None else model.levels)
-            file.compare(dict(describe_prompts(model.prompts, len(model.gates) > 0), tap=model.tap, levels=levels))
+            file.compare(dict(describe_prompts(model.prompts, model.gates), tap=model.tap, levels=levels))
             file.check_teacher(model.teacher)
             load_strict(model, file.tensors, options.prompts)
         dataset = DATASETS.build(copy.deepcopy(config.val_dataloader.dataset))

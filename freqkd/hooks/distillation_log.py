@@ -11,8 +11,8 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 
 from freqkd.models.distiller import Distiller
-from freqkd.models.prompt_tuner import PromptTuner
 from freqkd.models.summary import Shapes, summarize
+from freqkd.models.teacher_stage import TeacherStage
 from freqkd.utils.processes import unwrapped
 
 
@@ -36,8 +36,8 @@ class DistillationLogHook(Hook):
         """Log what is distilled."""
         show_small_numbers(runner.log_processor)
         model = unwrapped(runner.model)
-        if isinstance(model, (Distiller, PromptTuner)):
-            what = "What is distilled" if isinstance(model, Distiller) else "Teacher and prompts of this stage"
+        if isinstance(model, (Distiller, TeacherStage)):
+            what = "What is distilled" if isinstance(model, Distiller) else "Teacher of this stage"
             runner.logger.info("\n    ".join([f"{what}:", *summarize(model, self.shapes)]))
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, Any] | None = None) -> None:

@@ -13,16 +13,17 @@ STANDARDIZE = ("none", "level", "channel", "both")
 EPS = 1e-6
 
 
-def standardized(x: Tensor, per_channel: bool = True) -> Tensor:
+def standardized(x: Tensor, per_channel: bool = True, unbiased: bool = True) -> Tensor:
     r"""Return a map of which every channel has mean 0 and deviation 1 over batch and positions.
 
     .. math:: \hat x = (x - \mu_c) / (\sigma_c + 10^{-6})
 
-    The deviation is the unbiased one. A constant channel, of a deviation of at most 1e-6, gives 0, and its gradient is 0.
+    A constant channel, of a deviation of at most 1e-6, gives 0, and its gradient is 0.
 
     Args:
         x: (N, C, H, W).
         per_channel: False: all channels are divided by one deviation, the root of the mean of their squares.
+        unbiased: the deviation is the unbiased one; False: that of a batch norm, so that the mean square is 1.
 
     >>> standardized(torch.tensor([[[[1.0, 3.0]]]]))[0, 0]
     tensor([[-0.7071,  0.7071]])
@@ -33,7 +34,7 @@ def standardized(x: Tensor, per_channel: bool = True) -> Tensor:
     # A norm, not the root of a sum: its gradient is 0, not infinite, where a channel is constant. There, the gradient of the
     # quotient would be the loss's times 1e6.
     norm: Tensor = torch.linalg.vector_norm(centred, dim=dims, keepdim=True)
-    deviation = norm / math.sqrt(max(count - 1, 1) * (1 if per_channel else x.shape[1]))
+    deviation = norm / math.sqrt(max(count - unbiased, 1) * (1 if per_channel else x.shape[1]))
     return torch.where(deviation > EPS, centred / (deviation + EPS), 0)
 
 

@@ -213,11 +213,13 @@ class Distiller(BaseModel):
         self._prepared = True
 
     def identity(self) -> dict[str, str]:
-        """Return the hashes of what a resumed training must find unchanged: the teacher, and the prompts of each term."""
+        """Return the hashes of what a resumed training must find unchanged: the teacher, prompts and heads of each term."""
         self.prepare()
         prompted = {name: term.loss for name, term in self.terms.items() if term.prompt_file is not None}
         prompts = {f"terms.{name}.prompts": hash_weights(loss.state_dict()) for name, loss in prompted.items()}
-        return {"model.teacher": self.teacher.hash, **prompts}
+        adapters = {name: term.adapter.identity() for name, term in self.terms.items() if term.adapter is not None}
+        files = {f"terms.{name}.{key}": value for name, found in adapters.items() for key, value in found.items()}
+        return {"model.teacher": self.teacher.hash, **prompts, **files}
 
     def rehearse(
         self, sample: Mapping[str, Any] | None = None, size: tuple[int, int] = (64, 96)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from freqkd.losses.freekd.loss import FreeKDLoss
 from freqkd.losses.freekd.prompts import PROMPT_PRESETS, FrequencyPrompt, check_prompt_options, count_bands
+from freqkd.losses.freekd.relation import KANGate
 from freqkd.losses.freekd.wavelets import HAAR_NAMES
 from freqkd.models.options import part_class
 from freqkd.utils.checkpoints import CheckpointError, read_checkpoint, write_atomic
@@ -20,15 +21,18 @@ from freqkd.utils.paths import find_file, where_looked
 
 _PLACES = dict(tap="the term's teacher_tap=", levels="the term's levels", gate="the loss's relation=")
 LOSS_KEYS = ("channels", "num_levels", "num_prompts", "tokens_per", "depth", "wavelet", "score")
-_KINDS = dict(tap=str, teacher=str, teacher_hash=str, gate=bool, wavelet=str, tokens_per=str, score=str)
+_KINDS: dict[str, Any] = dict(
+    tap=str, teacher=str, teacher_hash=str, gate=(bool, str), wavelet=str, tokens_per=str, score=str
+)
+GATE_CHOICES: dict[Any, str] = {True: "gate", "kan": "kan-gate"}  # of the prompt stage, and as `relation=` of the loss
 _KINDS.update(levels=list, channels=list, num_levels=int, num_prompts=int, depth=int)
 
 
-def describe_prompts(prompts: nn.ModuleList, gate: bool) -> dict[str, Any]:
+def describe_prompts(prompts: nn.ModuleList, gates: nn.ModuleList) -> dict[str, Any]:
     """Return what made the prompts of every level, by the names of `FreeKDLoss`'s arguments.
 
     >>> from freqkd.losses.freekd.prompts import build_prompts
-    >>> describe_prompts(build_prompts(4, 1, preset="official"), gate=False)  # doctest: +NORMALIZE_WHITESPACE
+    >>> describe_prompts(build_prompts(4, 1, preset="official"), nn.ModuleList())  # doctest: +NORMALIZE_WHITESPACE
     {'channels': [4], 'num_levels': 1, 'num_prompts': 2, 'tokens_per': 'scale', 'depth': 3, 'wavelet': 'haar',
      'score': 'signed', 'gate': False}
     """
@@ -42,7 +46,7 @@ def describe_prompts(prompts: nn.ModuleList, gate: bool) -> dict[str, Any]:
         depth=first.depth,
         wavelet=_wavelet(first.wavelet),
         score=first.score,
-        gate=gate,
+        gate=len(gates) > 0 and ("kan" if isinstance(gates[0], KANGate) else True),
     )
 
 
@@ -54,7 +58,7 @@ def write_prompts(model: Any, path: str) -> None:
     """Write the prompts of a `PromptTuner` to a file, whole or not at all."""
     model.prepare()
     state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-    made = describe_prompts(model.prompts, len(model.gates) > 0)
+    made = describe_prompts(model.prompts, model.gates)
     levels = list(range(len(model.prompts)) if model.levels is None else model.levels)
     made.update(tap=model.tap, levels=levels, teacher=str(model.teacher.checkpoint), teacher_hash=model.teacher.hash)
     write_atomic(dict(state_dict=state, meta=made), path)
@@ -110,10 +114,10 @@ class PromptFile:
         if preset in PROMPT_PRESETS:
             stated.setdefault("tokens_per", PROMPT_PRESETS[preset]["tokens_per"])
         if options.get("relation") is not None:
-            stated["gate"] = options["relation"] == "gate"
+            stated["gate"] = next((gate for gate, word in GATE_CHOICES.items() if word == options["relation"]), False)
         self.compare(stated)
         found = {name: self.made[name] for name in LOSS_KEYS}
-        return {**options, **found, **({"relation": "gate"} if self.made["gate"] else {})}
+        return {**options, **found, **({"relation": GATE_CHOICES[self.made["gate"]]} if self.made["gate"] else {})}
 
     def complete_align(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of an align completed by the teacher's channels and the number of levels, if it takes them."""
@@ -127,7 +131,7 @@ class PromptFile:
         Raises:
             CheckpointError: they do not fit it, or hold a number that is not finite.
         """
-        self.compare(describe_prompts(loss.prompts, len(loss.gates) > 0))
+        self.compare(describe_prompts(loss.prompts, loss.gates))
         try:
             loss.load_prompts(self.tensors)
         except ValueError as error:
@@ -174,6 +178,8 @@ def read_prompts(path: str) -> PromptFile:
         check_whole("num_levels", file.made["num_levels"], 1)
         for width in file.made["channels"]:
             check_whole("channels", width, 1, most=WIDEST)
+        if file.made["gate"] is not False and file.made["gate"] not in GATE_CHOICES:
+            raise ValueError(f"gate must be True, False or 'kan', got {file.made['gate']!r}")
         check_prompt_options(**{name: file.made[name] for name in ("num_prompts", "tokens_per", "depth", "score")})
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}; train the prompts again") from None

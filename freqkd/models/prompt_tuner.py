@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from mmengine.logging import MessageHub
-from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from freqkd.losses.freekd.loss import check_finite
 from freqkd.losses.freekd.prompts import FrequencyPrompt, build_prompts, mask_deviation
-from freqkd.losses.freekd.relation import ChannelGate, channel_relation
+from freqkd.losses.freekd.relation import GATES, channel_relation
 from freqkd.models.options import check_options
-from freqkd.models.rehearsal import first_iteration, part_of_rehearsal, take_image
-from freqkd.models.tap_shapes import MapShape, map_shape
-from freqkd.taps import FeatureEdit, FeatureTap, find_tap
-from freqkd.teacher import CachedTeacher, Teacher, build_teacher
-from freqkd.teacher.teacher import blank_image, rehearsal
+from freqkd.models.prompt_file import GATE_CHOICES
+from freqkd.models.teacher_stage import TeacherStage
+from freqkd.teacher import CachedTeacher, Teacher
 from freqkd.utils.checkpoints import CheckpointError
-from freqkd.utils.checks import check_at_least, check_flag, check_levels
+from freqkd.utils.checks import check_at_least, check_levels
 from freqkd.utils.warning_log import WarningLog
 
-_PLACEHOLDER = dict(type="BaseDataPreprocessor")
 
-
-class PromptTuner(BaseModel):
+class PromptTuner(TeacherStage):
     """A frozen teacher whose tapped features pass through frequency prompts; only the prompts are trained.
 
     loss = the teacher's task loss on the rebuilt features + `overlap_weight` * overlap of the masks. In `predict` mode
@@ -40,7 +34,8 @@ class PromptTuner(BaseModel):
         prompts: arguments of `build_prompts`: channels, num_levels, num_prompts, preset ...
         tap: path of the tapped module in the teacher.
         levels: indices of the tapped maps that are masked; None: all.
-        gate: train a `ChannelGate` for every level, too, for distillations with relation="gate".
+        gate: True: train a `ChannelGate` for every level, too, for distillations with relation="gate"; "kan": a `KANGate`, for
+            relation="kan-gate".
         overlap_weight: lambda; the paper uses 1.
 
     Raises:
@@ -49,84 +44,35 @@ class PromptTuner(BaseModel):
         CheckpointError: the teacher cannot be loaded, on `init_weights` or the first batch.
     """
 
+    edited = "the prompts"
+
     def __init__(
         self,
         teacher: Teacher | CachedTeacher | Mapping[str, Any],
         prompts: Mapping[str, Any],
         tap: str = "neck",
         levels: Sequence[int] | None = None,
-        gate: bool = False,
+        gate: bool | str = False,
         overlap_weight: float = 1.0,
         data_preprocessor: Any = None,
     ) -> None:
-        super().__init__(data_preprocessor=_PLACEHOLDER)
         check_at_least("overlap_weight", overlap_weight, 0)
         check_levels(levels)
-        check_flag("gate", gate)
-        if not (isinstance(tap, str) and tap):
-            raise ValueError(f"tap must be the path of a module, e.g. 'neck', got {tap!r}")
+        if not isinstance(gate, bool) and not (isinstance(gate, str) and gate in GATE_CHOICES):
+            raise ValueError(f"gate must be True, False or 'kan', got {gate!r}")
         if not isinstance(prompts, Mapping):
             raise ValueError(f"prompts must be dict(channels=..., num_levels=..., ...), got {prompts!r}")
         check_options("prompts", build_prompts, prompts)
+        super().__init__(teacher, tap)
         try:
             self.prompts = build_prompts(**prompts)
         except ValueError as error:
             raise ValueError(f"prompts: {error}") from None
-        self.teacher = build_teacher(teacher, with_losses=True)
         widths = [cast(FrequencyPrompt, prompt).channels for prompt in self.prompts]
-        self.gates = nn.ModuleList(ChannelGate(width) for width in widths if gate)
-        self.tap = tap
+        self.gates = nn.ModuleList(GATES[GATE_CHOICES[gate]](width) for width in widths if gate)
         self.levels = None if levels is None else tuple(levels)
         self.overlap_weight = overlap_weight
-        self._prepared = False
         self._warnings = WarningLog()
-
-    @property
-    def data_preprocessor(self) -> nn.Module:
-        """The teacher's preprocessor; the teacher is built when someone first asks for it."""
-        self.prepare()
-        return cast(nn.Module, self.teacher.model.data_preprocessor)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> PromptTuner:
-        self.teacher.apply(fn)
-        return super()._apply(fn, recurse)
-
-    def init_weights(self) -> None:
-        """Bring in the teacher; the tokens were drawn when they were made."""
-        self.prepare()
-
-    def prepare(self) -> None:
-        """Build the teacher, once."""
-        if self._prepared:
-            return
-        self.teacher.to(self._device)
-        try:
-            find_tap(self.teacher.model, self.tap)
-        except ValueError as error:
-            raise ValueError(f"tap: {error}") from None
-        self.teacher.prepare([self.tap], self.teacher.model.data_preprocessor)
-        if isinstance(self.teacher, CachedTeacher):
-            self._check_cache()
-        self._prepared = True
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    def _check_cache(self) -> None:
-        """Check that what the heads take is what the tap gives, so that cached maps can stand for the whole way to them."""
-        model = self.teacher.model
-        last = "neck" if getattr(model, "with_neck", False) else "backbone"
-        if self.tap == last and hasattr(model, "extract_feat"):
-            with torch.no_grad(), rehearsal(), FeatureTap(model, [self.tap]) as tap:
-                taken = model.extract_feat(blank_image(model))
-                maps = tap.maps(self.tap)
-            if isinstance(taken, (tuple, list)) and list(map(id, taken)) == list(map(id, maps)):
-                return
-        raise ValueError(
-            f"tap must be {last!r}, all that the heads of {type(model).__name__} take, where teacher.cache is set, got "
-            f"{self.tap!r}; leave out the cache in the prompt stage"
-        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Refuse prompts that hold numbers that are not finite."""
@@ -138,36 +84,6 @@ class PromptTuner(BaseModel):
         except ValueError as error:
             raise CheckpointError(f"these prompts cannot be trained further: {error}") from None
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def identity(self) -> dict[str, str]:
-        """Return the hash of what a resumed training must find unchanged: the teacher."""
-        self.prepare()
-        return {"model.teacher": self.teacher.hash}
-
-    def rehearse(
-        self, sample: Mapping[str, Any] | None = None, size: tuple[int, int] = (64, 96)
-    ) -> dict[str, dict[str, list[MapShape]]]:
-        """Run the tapped part once on one image: raises what the first iteration would.
-
-        Args:
-            sample: what the pipeline of the training data gives for an image; None: a blank image.
-            size: height and width of the blank image.
-
-        Returns:
-            The shapes of what was tapped in the "teacher", by path.
-
-        Raises:
-            ValueError: the tapped maps do not fit the prompts.
-            RehearsalError: a part fails for a reason that no check foresaw.
-        """
-        self.prepare()
-        with torch.no_grad(), rehearsal(), first_iteration():
-            image = take_image(self.teacher.model, sample, size)
-            with part_of_rehearsal("the teacher", image):
-                maps = self.teacher.extract(image.inputs, image.samples, [self.tap])[self.tap]
-            with part_of_rehearsal("the prompts", image):
-                self.edit(maps)
-        return {"teacher": {self.tap: [map_shape(one, image.inputs.shape) for one in maps]}}
 
     def edit(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the maps rebuilt from their masked bands; notes the overlap of the masks."""
@@ -230,27 +146,8 @@ class PromptTuner(BaseModel):
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
         """Run the masked teacher; in `loss` mode, with the overlap of its masks."""
-        self.prepare()
+        found = super().forward(inputs, data_samples, mode)
         if mode != "loss":
-            with FeatureEdit(self.teacher.model.eval(), self.tap, self.edit):
-                return self.teacher.model(inputs, data_samples, mode=mode)
-        with self.teacher.computing_losses() as network:
-            if isinstance(self.teacher, CachedTeacher):
-                maps = self.teacher.start(inputs, data_samples)()[self.tap]
-                with _extracting(network, tuple(self.edit(maps))):
-                    losses = dict(network(inputs, data_samples, mode=mode))
-            else:
-                with FeatureEdit(network, self.tap, self.edit):
-                    losses = dict(network(inputs, data_samples, mode=mode))
+            return found
         MessageHub.get_current_instance().update_scalar("train/overlap", float(self._overlap.detach()))
-        return {**losses, "loss_overlap": self._overlap * self.overlap_weight}
-
-
-@contextmanager
-def _extracting(model: Any, maps: tuple[Tensor, ...]) -> Iterator[None]:
-    """Let a network's heads take these maps: backbone and neck do not run."""
-    model.extract_feat = lambda *args, **kwargs: maps
-    try:
-        yield
-    finally:
-        del model.extract_feat
+        return {**found, "loss_overlap": self._overlap * self.overlap_weight}

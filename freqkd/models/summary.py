@@ -1,4 +1,4 @@
-"""Summary of a distillation or a prompt stage for the log: networks, taps with shapes and strides, what is trained."""
+"""Summary of a distillation or a first stage for the log: networks, taps with shapes and strides, what is trained."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from torch import nn
 
 from freqkd.models.distiller import Distiller
-from freqkd.models.prompt_tuner import PromptTuner
 from freqkd.models.schedule import TermSchedule
 from freqkd.models.tap_shapes import MapShape
+from freqkd.models.teacher_stage import TeacherStage
 from freqkd.models.term import DistillTerm
 from freqkd.models.weight import FixedWeight, RatioWeight
 
 Shapes = Mapping[str, Mapping[str, Sequence[MapShape]]]  # by "student" or "teacher", then by path
 
 
-def summarize(model: Distiller | PromptTuner, shapes: Shapes | None = None) -> list[str]:
-    """Return the lines that say what a run distils, or whose prompts it trains.
+def summarize(model: Distiller | TeacherStage, shapes: Shapes | None = None) -> list[str]:
+    """Return the lines that say what a run distils, or what its first stage trains.
 
     Args:
         model: what is trained; its teacher is built where it is not yet.
@@ -26,8 +26,8 @@ def summarize(model: Distiller | PromptTuner, shapes: Shapes | None = None) -> l
     """
     model.prepare()
     lines = [f"teacher: {_network(model.teacher.model)}{_source(model.teacher)}"]
-    if isinstance(model, PromptTuner):
-        lines.append(f"prompts: at {_tapped('teacher', model.tap, model.levels, shapes)}")
+    if isinstance(model, TeacherStage):
+        lines.append(f"{model.edited.removeprefix('the ')}: at {_tapped('teacher', model.tap, model.levels, shapes)}")
         return [*lines, f"trained: {_counts(model.named_children(), model)}"]
     lines.insert(0, f"student: {_network(model.student)}")
     for name, term in model.terms.items():

@@ -120,13 +120,15 @@ class DistillTerm(nn.Module):
         return bool(getattr(self.loss, "needs_prompts", False))
 
     def check_teacher(self, teacher: Any) -> None:
-        """Check that the prompts were trained on this teacher.
+        """Check that the prompts, and what the adapter reads, were trained on this teacher.
 
         Raises:
             CheckpointError: they were trained on another one.
         """
         if self.prompt_file is not None:
             self.prompt_file.check_teacher(teacher)
+        if self.adapter is not None:
+            self.adapter.check_teacher(teacher)
 
     def check_network(self, name: str, owner: str, network: nn.Module) -> None:
         """Check that a network has what this term taps, and a head of the kind that its loss is for.

@@ -75,7 +75,7 @@ def read_network(name: str, owner: str, options: Mapping[str, Any] | None = None
             f"{owner} must be a config of mmdet or mmseg, with default_scope='mmdet' or 'mmseg', got {scope!r} in {name}"
         )
     kind = str((config.get("model") or {}).get("type", ""))
-    if kind.split(".")[-1] in ("Distiller", "PromptTuner"):
+    if kind.split(".")[-1] in ("Distiller", "PromptTuner", "BandHeadTuner"):
         raise ValueError(f"{owner} must be the config of a network, got {name}, whose model is a {kind}")
     with forked_randomness(), worded(f"{owner} {name}"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of mmseg's heads about their losses

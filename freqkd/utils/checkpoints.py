@@ -467,7 +467,7 @@ def check_resumable(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         CheckpointError: prompts, aligns or measured ratios are missing (the message lists the first of them), or teacher or
             prompts differ.
     """
-    wanted = {key for key in model.state_dict() if key.startswith((EXTRA_PREFIX, "prompts.", "gates."))}
+    wanted = {key for key in model.state_dict() if key.startswith((EXTRA_PREFIX, "prompts.", "gates.", "band_"))}
     missing = sorted(wanted - set(checkpoint.get("state_dict", {})))
     if missing:
         raise CheckpointError(

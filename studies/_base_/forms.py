@@ -28,6 +28,7 @@ _forms = {  # what differs from l2 of the details, depth 3, without masks
     "depth-2": dict(depth=2),
     "depth-4": dict(depth=4),
     "attention": dict(relation="attention"),
+    "local": dict(relation="local"),
     "wavelet-db2": dict(wavelet="db2"),
 }
 _masks = {  # of prompts, over the details
@@ -75,7 +76,18 @@ methods = {
             ),
         )
     ),
+    "relaxed-low": dict(terms=dict(loss_form=dict(loss=dict(type="freqkd.RelaxedLowLoss")))),
+    "freekd-plus": dict(terms=dict(loss_form=dict(loss=dict(type="freqkd.FreeKDPlusLoss"), prompts=True))),
+    "fourierkd": dict(terms=dict(loss_form=dict(loss=dict(type="freqkd.FourierKDLoss", channels=64)))),
     "high-pass": dict(terms=dict(loss_form=dict(loss=dict(type="freqkd.HighPassLoss")))),
+    "cosine": dict(terms=dict(loss_form=dict(loss=dict(type="freqkd.CosineLoss")))),
+    "am-radio": dict(terms=dict(loss_form=dict(loss=dict(type="freqkd.AMRadioLoss")))),
+    "instance-norm-mse": dict(terms=dict(loss_form=dict(loss=dict(type="freqkd.InstanceNormMSELoss")))),
+    "log-sum": dict(terms=dict(loss_form=dict(loss=dict(type="freqkd.LogSumLoss")))),
+    "similarity-kl": dict(terms=dict(loss_form=dict(align=None, loss=dict(type="freqkd.SimilarityKLLoss")))),
+    "weighted-mse": dict(
+        terms=dict(loss_form=dict(adapter=dict(type="freqkd.ScoreMaps"), loss=dict(type="freqkd.WeightedMSELoss")))
+    ),
     "details-falling": dict(
         terms=dict(
             loss_form=dict(

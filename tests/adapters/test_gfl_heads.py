@@ -1,4 +1,4 @@
-"""LD, BCKD and CrossKD on real GFL heads: targets of the head's own assigner, gradients to the student alone."""
+"""LD, BCKD, CrossKD and DS2D2 on real GFL heads: targets of the head's own assigner, gradients to the student alone."""
 
 import dataclasses
 from pathlib import Path
@@ -11,10 +11,11 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 
 import freqkd.registry  # noqa: F401
+from freqkd.adapters.band_head import BandHead
 from freqkd.adapters.base import Batch
 from freqkd.adapters.cross_head import CrossHead, run_branch
 from freqkd.adapters.distribution import TAPS, BCKDTargets, LDTargets, assign_targets
-from freqkd.losses import BCKDLoss, CrossKDLoss, LDLoss
+from freqkd.losses import BCKDLoss, CrossKDLoss, LDLoss, without_low
 from freqkd.taps import FeatureTap
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -128,3 +129,19 @@ def test_wrong_arguments_say_what_to_do(batch):
         CrossHead(reg=None, num_classes=4).check_head(batch.teacher.model, "neck", LDLoss(), "teacher")
     with pytest.raises(ValueError, match="index must be at most 2"):
         CrossHead(index=3)(batch.student_feats["neck"], batch.teacher_feats["neck"], batch)
+
+
+@pytest.mark.parametrize("bands", ["all", "details"])
+def test_maps_behind_the_band_go_through_the_teachers_head_as_they_are(batch, bands):
+    head = batch.teacher.model.bbox_head
+    adapter = BandHead(bands, cls="gfl_cls", reg="gfl_reg")
+    found = adapter(batch.student_feats["neck"], batch.teacher_feats["neck"], batch)
+    for maps, cls, reg in (
+        (batch.student_feats["neck"], "cross_cls", "cross_reg"),
+        (batch.teacher_feats["neck"], "cls_teacher", "reg_teacher"),
+    ):
+        maps = maps if bands == "all" else [without_low(x, 1) for x in maps]
+        for ours, expected in zip((found[cls], found[reg]), head(maps)):
+            for level in range(5):
+                torch.testing.assert_close(ours[level], expected[level])
+    check_gradients(CrossKDLoss()(**found), batch, reached=())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from first_stages import write_band_head
 from mmengine.registry import MODELS, init_default_scope
 
 import freqkd.plugins  # noqa: F401
@@ -22,9 +23,14 @@ CONFIGS = [
     for path in sorted(ROOT.glob("configs/[!_]*/*.py"))
     if path.stem.endswith(("_blood-cells", "_road-scenes"))
     and path.parent.name != "baselines"
-    and not path.name.startswith("prompts_")
+    and not path.name.startswith(("prompts_", "ds2d2-head_"))
     and "-unlabelled_" not in path.name  # see tests/models/test_without_labels.py
 ]
+# Losses and adapters that the config of the other task or stage, or tests of their own, run as well.
+LONG = ("fourierkd_neck_semantic", "freekd-plus_neck_semantic", "relaxed-low_", "freekd-local_", "ds2d2_")
+LONG += ("cosine_", "am-radio_", "instance-norm-mse_", "log-sum_", "projector_", "similarity-kl_")
+LONG += ("weighted-mse_neck_semantic", "kan_neck_semantic")
+CASES = [pytest.param(path, id=path.stem, marks=[pytest.mark.long] * path.name.startswith(LONG)) for path in CONFIGS]
 SHORT = """
 _base_ = [{base!r}]
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters={steps}, val_interval=10**6)
@@ -60,15 +66,19 @@ def prompts(tmp_path_factory):
 
 
 def test_the_configs_are_found():
-    assert len(CONFIGS) >= 31
+    assert len(CONFIGS) >= 41
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CASES)
 def test_a_sample_config_trains(path, tool, prompts, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     model = read_config(path).model
     named = {name: term.prompts for name, term in model.terms.items() if term.get("prompts")}
     terms = {name: dict(prompts=prompts(file)) for name, file in named.items()}
+    heads = {name: (term.get("adapter") or {}).get("head", "") for name, term in model.terms.items()}
+    for name, head in heads.items():
+        if head.endswith(".pth"):
+            terms[name] = dict(adapter=dict(head=write_band_head(head, tmp_path / "head.pth")))
     teacher = {}
     if not Path(model.teacher.checkpoint).exists():  # the GFL teacher is not shipped
         described = read_config(model.teacher.config)

@@ -6,9 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
+from small_two_stage import held, masked_batch, two_stage
 
 from freqkd.adapters.scores import ScoreMaps
 from freqkd.losses import FreeKDLoss, freekd_loss
+from freqkd.models import Distiller
 
 
 def batch(student, teacher):
@@ -69,6 +72,49 @@ def test_the_loss_takes_them_level_by_level_without_a_gradient(maps):
     ones = [torch.ones(2, 1, *s.shape[2:]) for s in student]
     plain = FreeKDLoss(preset="details", depth=1)
     assert plain(student, teacher, ones).item() == pytest.approx(plain(student, teacher).item(), rel=1e-5)
+
+
+@pytest.fixture
+def two_stage_term(whole_networks, tmp_path):
+    """Return `two_stage_term(head)`: a Mask R-CNN that learns from another one, weighted by the scores of a head."""
+
+    def make(head):
+        taught = held(two_stage("mask"), tmp_path)
+        torch.manual_seed(0)
+        adapter = dict(type="freqkd.ScoreMaps", head=head)
+        term = dict(student_tap="neck", adapter=adapter, loss=dict(type="freqkd.WeightedMSELoss"))
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            model = Distiller(two_stage("mask"), taught, dict(loss_feature=term))
+        model.init_weights()
+        return model.train()
+
+    return make
+
+
+def test_the_box_head_of_two_stages_has_no_score_at_a_position(two_stage_term):
+    words = "whose scores are of sampled proposals; take the head of the proposals, e.g. head='rpn_head.rpn_cls'"
+    with pytest.raises(ValueError, match=words):
+        two_stage_term("roi_head.bbox_head.fc_cls")(*masked_batch(), mode="loss")
+
+
+def test_the_head_of_their_proposals_has_its_objectness(two_stage_term):
+    model, (images, samples) = two_stage_term("rpn_head.rpn_cls"), masked_batch()
+    loss = model(images, samples, mode="loss")["distill.loss_feature"]
+    with torch.no_grad():
+        teacher, student = (network.extract_feat(images) for network in (model.teacher.model, model.student))
+        objectness = [x.sigmoid().amax(1, keepdim=True) for x in model.teacher.model.rpn_head(teacher)[0]]
+    expected = sum(
+        (w * (s - t).square().mean(1, keepdim=True)).sum() / w.sum() for s, t, w in zip(student, teacher, objectness)
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_queries_have_no_score_at_a_position():
+    head = torch.nn.ModuleDict(dict(loss_cls=torch.nn.Identity()))
+    network = torch.nn.ModuleDict(dict(bbox_head=head))
+    network.forward_transformer = None
+    with pytest.raises(ValueError, match="whose scores are of queries; take MSELoss without weights"):
+        ScoreMaps("bbox_head").check_head(network, "neck", None, "teacher")
 
 
 @pytest.mark.parametrize(

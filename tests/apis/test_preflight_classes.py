@@ -157,7 +157,7 @@ def test_a_prompt_stage_needs_the_classes_of_its_teacher(taught, data):
     with DefaultScope.overwrite_default_scope("mmdet"):
         tuner = PromptTuner(held, prompts=prompts)
     with pytest.raises(
-        ValueError, match=r"the prompt stage's data must have the teacher's classes in their order.*'cell'"
+        ValueError, match=r"the data of a first stage must have the teacher's classes in their order.*'cell'"
     ):
         check_classes(tuner, data())
     check_classes(tuner, data(("dog", "cell", "Traffic light")))

@@ -8,6 +8,7 @@ import torch
 
 from freqkd.hooks.prompts import PromptFileHook
 from freqkd.losses import FreeKDLoss
+from freqkd.losses.freekd.relation import KANGate
 from freqkd.models.prompt_file import read_prompts, write_prompts
 from freqkd.models.prompt_tuner import PromptTuner
 from freqkd.models.term import DistillTerm
@@ -61,6 +62,18 @@ def test_gates_come_with_the_file(stage):
         DistillTerm(dict(LOSS, relation="attention"), prompts=path)
     with pytest.raises(CheckpointError, match="gate=False, but is used with gate=True"):
         DistillTerm(dict(LOSS, relation="gate"), prompts=stage())
+
+
+def test_gates_of_kan_layers_come_with_the_file(stage):
+    path = stage(gate="kan")
+    for loss in (LOSS, dict(LOSS, relation="kan-gate")):
+        gates = DistillTerm(loss, prompts=path).loss.gates
+        assert [type(gate) for gate in gates] == [KANGate] * 3
+        assert not any(parameter.requires_grad for parameter in gates.parameters())
+    with pytest.raises(CheckpointError, match=r"gate='kan', but is used with gate=True: .* the loss's relation="):
+        DistillTerm(dict(LOSS, relation="gate"), prompts=path)
+    with pytest.raises(ValueError, match="gate must be True, False or 'kan', got 'mlp'"):
+        stage(gate="mlp")
 
 
 @pytest.mark.parametrize(

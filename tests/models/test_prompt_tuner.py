@@ -31,7 +31,7 @@ def losses_of(model, raw):
     return model(data["inputs"], data["data_samples"], mode="loss")
 
 
-@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("gate", [False, True, "kan"])
 @pytest.mark.parametrize("task", TASKS)
 def test_only_tokens_and_gates_get_gradients(tuner, small, task, gate):
     model = tuner(task, gate=gate)

@@ -39,7 +39,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "FreeKDLoss": [
         dict(preset=preset, relation=relation) for preset in ("paper", "official") for relation in ("none", "gate")
     ]
-    + [dict(wavelet="db2"), *(dict(preset="details", standardize=how) for how in ("none", "level", "both"))],
+    + [dict(wavelet="db2"), *(dict(preset="details", standardize=how) for how in ("none", "level", "both"))]
+    + [dict(preset="details", relation="local", window=4)],
+    "FreeKDPlusLoss": [dict(), dict(preset="details")],
+    "SimilarityKLLoss": [dict(), dict(num_positions=64)],
     "L2Loss": [
         dict(normalize=normalize, reduction=word) for normalize in (True, False) for word in ("batch", "mean", "norm")
     ],
@@ -81,6 +84,8 @@ def arguments_of(name: str) -> dict[str, Any]:
             student=large(2, 8, 12, 16), teacher=large(2, 8, 12, 16), target=torch.arange(384).reshape(2, 12, 16) % 8
         )
     found = dict(student_feats=large(2, 8, 12, 16), teacher_feats=large(2, 8, 12, 16))
+    if name == "WeightedMSELoss":
+        found.update(weight_maps=torch.rand(2, 1, 12, 16))
     if name == "FGDLoss":
         found.update(boxes=[torch.tensor([[2.0, 2.0, 60.0, 60.0]])] * 2, image_sizes=[(96, 128)] * 2)
     return found
@@ -106,7 +111,7 @@ def run(loss: Any, given: dict[str, Any], dtype: torch.dtype | None, autocast: t
         for key, value in maps.items()
         if key != "vlr_region"
     }
-    torch.manual_seed(1)  # MGD's masks
+    torch.manual_seed(1)  # MGD's masks, FourierKD's amplitudes
     with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
         value = loss(**{**given, **maps})
     value.backward()
@@ -166,5 +171,5 @@ def test_a_teacher_of_another_precision_gives_the_student_a_gradient_of_its_own(
 
 def test_every_loss_is_in_the_table() -> None:
     assert {row.values[0] for row in rows()} == set(KINDS)
-    assert len(KINDS) == 15
+    assert len(KINDS) == 24
     assert len(VARIANTS["LogitLoss"]) == 49

@@ -14,10 +14,12 @@ import torch
 
 import freqkd.losses
 import freqkd.plugins
+from freqkd.kan import KANConv2d, KANLinear
 from freqkd.losses import FreeKDLoss, MSELoss, freekd_loss
 from freqkd.losses.fgd import GlobalContext
+from freqkd.losses.fourierkd import AmplitudeMixer
 from freqkd.losses.freekd.prompts import FrequencyPrompt
-from freqkd.losses.freekd.relation import ChannelGate
+from freqkd.losses.freekd.relation import ChannelGate, KANGate
 from freqkd.losses.freekd.wavelets import wavedec2
 from freqkd.losses.logits.divergence import DIVERGENCES
 from freqkd.losses.logits.regions import REGIONS
@@ -33,7 +35,9 @@ from freqkd.teacher.entries import read_entry, write_entry
 from freqkd.teacher.teacher import Teacher
 from freqkd.utils.checkpoints import CheckpointError
 
-PARTS = (FrequencyPrompt, ChannelGate, GenerationBlock, GlobalContext, FixedWeight, RatioWeight, TermSchedule, Teacher)
+PARTS = (FrequencyPrompt, ChannelGate, GenerationBlock, GlobalContext, AmplitudeMixer)
+PARTS += (KANConv2d, KANGate, KANLinear)
+PARTS += (FixedWeight, RatioWeight, TermSchedule, Teacher)
 NAMED = {**MODELS.module_dict, **HOOKS.module_dict, **DATASETS.module_dict, **SOFTENINGS, **DIVERGENCES, **REGIONS}
 CLASSES = {kind.__name__: kind for kind in (*NAMED.values(), *PARTS, CachedTeacher, Acceleration)}
 CLASSES = {
@@ -41,6 +45,7 @@ CLASSES = {
 }  # others take what their base takes
 CLASSES = {name: kind for name, kind in CLASSES.items() if kind.__module__.startswith("freqkd.")}
 NEEDED = dict(channels=4, num_levels=1, student_channels=4, teacher_channels=4, num_classes=3, ratio=0.5, weight=1.0)
+NEEDED.update(in_features=4, out_features=4, in_channels=4, out_channels=4)
 NEEDED.update(dir="cache", views=2, config="config.py", checkpoint="net.pth", head="a", loss=MSELoss(), dataset={})  # type: ignore[arg-type]
 NEEDED.update(student={}, teacher={}, terms={}, prompts=dict(channels=4, num_levels=1))  # type: ignore[arg-type]
 BAD = {
@@ -74,7 +79,7 @@ def rows() -> list[Any]:
 @pytest.mark.parametrize(("kind", "argument", "value"), rows())
 def test_an_argument_refuses_wrong_numbers(kind: Any, argument: str, value: Any) -> None:
     needed = [one.name for one in inspect.signature(kind).parameters.values() if one.default is one.empty]
-    needed += ["channels", "num_levels"] if kind is FreeKDLoss else []  # needed unless a prompt file has them
+    needed += ["channels", "num_levels"] if issubclass(kind, FreeKDLoss) else []  # needed unless a prompt file has them
     options = {name: copy.copy(NEEDED[name]) for name in needed if name in NEEDED}
     inner = value[0] if isinstance(value, list) else value
     with pytest.raises(ValueError, match=rf"(^|\.){argument}\b.* must .*{re.escape(repr(inner))}"):

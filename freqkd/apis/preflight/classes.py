@@ -20,7 +20,7 @@ from torch import nn
 from freqkd.adapters.classes import SHARED, compares_classes
 from freqkd.apis.preflight.datasets import LARGE, DataError, dataset_class, inherits, leaf_datasets, lists_images
 from freqkd.models.distiller import Distiller
-from freqkd.models.prompt_tuner import PromptTuner
+from freqkd.models.teacher_stage import TeacherStage
 from freqkd.models.term import DistillTerm
 from freqkd.utils.checkpoints import classes_of, read_checkpoint
 from freqkd.utils.compat import read_config
@@ -206,7 +206,7 @@ def check_classes(model: Any, config: Config) -> None:
     """Compare the classes of the training data and of the student's heads with those of the teacher.
 
     What a checkpoint or a data set does not say is not compared. A difference is an error for terms that compare class
-    logits, and for a prompt stage, whose teacher learns from the data's labels; for other terms it is a warning.
+    logits, and for a first stage, whose teacher learns from the data's labels; for other terms it is a warning.
 
     Args:
         model: the built model of `config`.
@@ -215,7 +215,7 @@ def check_classes(model: Any, config: Config) -> None:
     Raises:
         ValueError: the classes differ; the message names the first of them.
     """
-    if not isinstance(model, (Distiller, PromptTuner)):
+    if not isinstance(model, (Distiller, TeacherStage)):
         return
     model.prepare()
     found = _difference(model, config)
@@ -225,9 +225,9 @@ def check_classes(model: Any, config: Config) -> None:
         "if the checkpoint names them wrongly, state them: model.teacher.classes=[...], in the order of the teacher's class "
         "logits"
     )
-    if isinstance(model, PromptTuner):
+    if isinstance(model, TeacherStage):
         raise ValueError(
-            f"the prompt stage's data must have the teacher's classes in their order, because its own losses read the labels: "
+            f"the data of a first stage must have the teacher's classes in their order, because its losses read the labels: "
             f"{found}; train the teacher on these classes, or {cure}"
         )
     reading = [name for name, term in model.terms.items() if _reads_classes(term, model)]
@@ -264,7 +264,7 @@ def _difference(model: Any, config: Config) -> str:
     """Describe in what the classes of a model's teacher differ from those of the data, or of the student's heads."""
     names = getattr(model.teacher, "classes", None)
     found = next((text for data in data_classes(config) if names and (text := first_difference(data, names))), "")
-    if found or isinstance(model, PromptTuner):
+    if found or isinstance(model, TeacherStage):
         return found
     own, other = class_counts(model.student), class_counts(model.teacher.model)
     if own and other and not set(own) & set(other):

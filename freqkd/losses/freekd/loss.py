@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from freqkd.align import Maps, per_level
 from freqkd.losses.freekd.fused import fused_freekd_loss
+from freqkd.losses.freekd.local_relation import WINDOW, local_relation_weights
 from freqkd.losses.freekd.prompts import FrequencyPrompt, build_prompts, check_prompt_options, count_bands
-from freqkd.losses.freekd.relation import ChannelGate, relation_weights
+from freqkd.losses.freekd.relation import GATES, relation_weights
 from freqkd.losses.freekd.wavelets import DEEPEST, HAAR_NAMES, check_depth, wavedec2
 from freqkd.losses.standardization import STANDARDIZE, standardize_pair
 from freqkd.utils.checks import (
+    WIDEST,
     as_maps,
     check_at_least,
     check_choice,
@@ -41,8 +43,9 @@ COMBINE: dict[str, Callable[[Tensor], Tensor]] = {
     "rms": lambda masks: masks.square().mean(1, keepdim=True).sqrt(),
     "contrast": lambda masks: (2 * masks - 1).abs().mean(1, keepdim=True),
 }
-BAND_WEIGHTS = ("mean", "orientation-mean", "flat", "details")
-RELATION_CHOICES = ("none", "attention", "gate")
+BAND_WEIGHTS = ("mean", "orientation-mean", "flat", "low", "details")
+VALID_BORDERS = ("flat", "low", "details")  # weightings under which a border block is the mean of what it has
+RELATION_CHOICES = ("none", "attention", "local", *GATES)
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": dict(norm="l1", combine="mean", band_weights="mean", relation="attention", tokens_per="subband"),
     "official": dict(norm="l1", combine="mean", band_weights="orientation-mean", relation="none", tokens_per="scale"),
@@ -78,14 +81,16 @@ def freekd_loss(
         teacher: the teacher's map; like masks and weights it receives no gradient.
         masks: one tensor per band, as `FrequencyPrompt.masks` returns them for the teacher's bands: 1 + 3 * depth of them,
             or 1 + depth that serve all orientations of a scale; or a prompt, which makes them. None is a mask of ones.
-        channel_weights: omega, as `relation_weights` returns it; None is ones.
+        channel_weights: omega, as `relation_weights` or `local_relation_weights` returns it; None is ones. One weight for
+            every position is taken to the bands by the means of its blocks.
         norm: rho: "l1", "l2" (x squared, without 1/2), "huber" (with 1/2, linear above `knee`) or "log" (log(1 + abs(x))).
         knee: where "huber" becomes linear.
         combine: how T masks m_i become M: "mean", "max", "rms" (root of the mean of m_i^2), "contrast" (mean of
             abs(2 m_i - 1)) or "none" (masks are not used).
         band_weights: lambda: "mean" (1: every band counts alike, the paper), "orientation-mean" (1/3 for details, 0 for the
             low band: every scale counts alike, the released program), "flat" (every coefficient counts alike), "details" (flat,
-            without the low band), or 1 + 3 * depth or 1 + depth numbers, the low band's first, then from the finest on.
+            without the low band), "low" (flat, the low band alone), or 1 + 3 * depth or 1 + depth numbers, the low band's
+            first, then from the finest on.
         weight_map: a weight for every position, in place of masks; taken to the bands by the means of its blocks.
         standardize: the maps that are compared: "none", as they are; "level", the teacher's channels centred and divided by
             one deviation; "channel", by the deviation of each; "both", those of both networks by their own, as in PKD.
@@ -95,14 +100,14 @@ def freekd_loss(
         fused: use a fast form where there is one, equal to rounding: Haar with "l1" and the mean of masks, or with "l2" and
             "flat" or "details" without masks. False computes the formula as it stands below.
 
-    With "flat" and "details" the sum is divided by the number of values of the map, and blocks at the border are means over
-    the positions they have (`boundary="valid"`): `norm="l2"`, "flat" is the mean squared error at every size, a constant
-    difference has no details, and low band and details add up to the mean squared error. The other weightings pad with
-    zeros, as the released program does, which leaks a part of a constant into the details of small maps.
+    With "flat", "low" and "details" the sum is divided by the number of values of the map, and blocks at the border are means
+    over the positions they have (`boundary="valid"`): `norm="l2"`, "flat" is the mean squared error at every size, a constant
+    difference has no details, and "low" and "details" add up to the mean squared error. The other weightings pad with zeros,
+    as the released program does, which leaks a part of a constant into the details of small maps.
 
     Shape:
-        student, teacher: (N, C, H, W); masks[b]: (N, T, h, w) of that band; channel_weights: (N or 1, C);
-        weight_map: (N or 1, 1, H', W'), at least as large as the map. Output: a scalar.
+        student, teacher: (N, C, H, W); masks[b]: (N, T, h, w) of that band; channel_weights: (N or 1, C), or
+        (N or 1, C, H, W) with Haar; weight_map: (N or 1, 1, H', W'), at least as large as the map. Output: a scalar.
 
     Raises:
         ValueError: shapes that do not fit, a number of masks or weights that fits neither form, an unknown choice.
@@ -110,7 +115,7 @@ def freekd_loss(
     References:
         FreeKD, arXiv 2311.12079. The notes on the paper leave open whether its L1 norm is a sum or a mean: here it is the
         mean, so that bands count alike whatever their size. Equal to the released program for "orientation-mean" and masks
-        per scale. "flat" and "details" are additions of this package.
+        per scale. "flat", "low" and "details" are additions of this package.
 
     Example:
         >>> student = torch.zeros(1, 1, 2, 2)
@@ -134,17 +139,21 @@ def freekd_loss(
         fast = fused_freekd_loss([student], [teacher], [masks], [channel_weights], weight_map=weight_map, **options)
         if fast is not None:
             return fast
-    boundary = "valid" if band_weights in ("flat", "details") and wavelet in HAAR_NAMES else "zero"
+    boundary = "valid" if band_weights in VALID_BORDERS and wavelet in HAAR_NAMES else "zero"
     low, details = wavedec2(upcast(teacher) - upcast(student), wavelet, depth, boundary)
     bands = [low, *(band for detail in details for band in detail.unbind(2))]
     factors = band_factors(band_weights, bands, student)
     if isinstance(masks, FrequencyPrompt):
         masks = masks.masks(wavedec2(teacher, wavelet, depth))
     places = position_weights(masks, weight_map, combine, student, depth)
-    omega = 1.0 if channel_weights is None else channel_weights.detach()[:, :, None, None]
+    omegas: Sequence[Tensor | float] = [1.0] * len(bands)
+    if channel_weights is not None and channel_weights.dim() == 4:
+        omegas = position_weights(None, channel_weights, combine, student, depth)
+    elif channel_weights is not None:
+        omegas = [channel_weights.detach()[:, :, None, None]] * len(bands)
     terms = [
         factor * NORMS[norm](omega * place * band, knee).mean()
-        for band, factor, place in zip(bands, factors, places)
+        for band, factor, place, omega in zip(bands, factors, places, omegas)
         if factor
     ]
     return torch.stack(terms).sum() if terms else low.sum() * 0
@@ -165,7 +174,8 @@ def band_factors(band_weights: str | Sequence[float], bands: Sequence[Tensor], l
         return [0.0, *[1 / 3] * details]
     if isinstance(band_weights, str):
         sizes = [band[0, 0].numel() / like[0, 0].numel() for band in bands]
-        return [sizes[0] if band_weights == "flat" else 0.0, *sizes[1:]]
+        low = 0.0 if band_weights == "details" else sizes[0]
+        return [low, *([0.0] * details if band_weights == "low" else sizes[1:])]
     given = [float(factor) for factor in band_weights]
     return given if len(given) == len(bands) else [given[0], *(factor for factor in given[1:] for _ in range(3))]
 
@@ -174,6 +184,8 @@ def position_weights(
     masks: Sequence[Tensor] | None, weight_map: Tensor | None, combine: str, like: Tensor, depth: int
 ) -> list[Tensor | float]:
     """Return M of every band, (N or 1, 1, h, w): masks combined, or the block means of a weight map; 1 without either.
+
+    A weight map may have a weight for every channel, too.
 
     >>> places = position_weights(None, torch.arange(4.0).view(1, 1, 2, 2), "mean", torch.ones(1, 1, 2, 2), 1)
     >>> [place.item() for place in places]
@@ -244,10 +256,17 @@ def _check_inputs(
         masks.check_size(teacher)
     elif masks is not None:
         _check_masks(masks, student, depth, wavelet)
-    if channel_weights is not None and channel_weights.shape not in (student.shape[:2], (1, student.shape[1])):
-        raise ValueError(
-            f"channel_weights must be (N or 1, C) = {tuple(student.shape[:2])}, got {tuple(channel_weights.shape)}"
-        )
+    if channel_weights is not None:
+        allowed = student.shape if channel_weights.dim() == 4 else student.shape[:2]
+        if channel_weights.shape not in (allowed, (1, *allowed[1:])):
+            letters = "N or 1, C, H, W" if channel_weights.dim() == 4 else "N or 1, C"
+            raise ValueError(
+                f"channel_weights must be ({letters}) = {tuple(allowed)}, got {tuple(channel_weights.shape)}"
+            )
+        if channel_weights.dim() == 4 and wavelet not in HAAR_NAMES:
+            raise ValueError(
+                f"channel_weights of every position need the Haar wavelet, whose bands are block by block, got {wavelet!r}"
+            )
     if weight_map is not None:
         check_map("weight_map", weight_map, 1)
         if weight_map.shape[0] not in (1, batch) or weight_map.shape[-2] < height or weight_map.shape[-1] < width:
@@ -303,7 +322,10 @@ class FreeKDLoss(nn.Module):
         combine: see `freekd_loss`; with "none" there are no prompts to train.
         band_weights: see `freekd_loss`.
         standardize: see `freekd_loss`.
-        relation: channel weights: "none", "attention" (parameter-free) or "gate" (MLPs trained in the prompt stage).
+        relation: channel weights: "none", "attention" (parameter-free), "local" (the same within windows, see
+            `local_relation_weights`) "gate" (MLPs trained in the prompt stage) or
+            "kan-gate" (KAN layers in their place).
+        window: side of the windows of relation="local", in positions.
         depth: levels of the transform.
         wavelet: see `wavedec2`.
         tokens_per: "subband" or "scale", see `FrequencyPrompt`.
@@ -313,7 +335,7 @@ class FreeKDLoss(nn.Module):
 
     Attributes:
         prompts: ModuleList, a `FrequencyPrompt` per level; empty for combine="none".
-        gates: ModuleList, a `ChannelGate` per level for relation="gate", else empty.
+        gates: ModuleList, a `ChannelGate` per level for relation="gate", a `KANGate` for "kan-gate", else empty.
         needs_prompts: whether there is anything that a prompt stage trains.
 
     Shape:
@@ -341,6 +363,8 @@ class FreeKDLoss(nn.Module):
         0.5
     """
 
+    level_loss: Callable[..., Tensor] = staticmethod(freekd_loss)  # of one level, with `level_options`
+
     def __init__(
         self,
         channels: int | Sequence[int] | None = None,
@@ -353,6 +377,7 @@ class FreeKDLoss(nn.Module):
         combine: str | None = None,
         band_weights: str | Sequence[float] | None = None,
         relation: str | None = None,
+        window: int = WINDOW,
         standardize: str = "none",
         depth: int = 3,
         wavelet: str = "haar",
@@ -371,12 +396,20 @@ class FreeKDLoss(nn.Module):
         tokens = dict(num_prompts=num_prompts, tokens_per=chosen.pop("tokens_per"), depth=depth, score=score)
         self.options, self.standardize = dict(chosen, knee=knee, depth=depth, wavelet=wavelet), standardize
         _check_options(**self.options, standardize=standardize)
+        self.level_options = dict(self.options, standardize=standardize, fused=fused)
         check_choice("relation", self.relation, RELATION_CHOICES)
+        check_whole("window", window, 1, most=WIDEST)
+        self.window = window
         check_prompt_options(**tokens)
         masked = chosen["combine"] != "none"
-        if self.relation == "gate" and not masked:
+        if self.relation in GATES and not masked:
             raise ValueError(
-                "relation='gate' needs a prompt stage to train its gates, and combine='none' has none, got both; take "
+                f"relation={self.relation!r} needs a prompt stage to train its gates, and combine='none' has none, got both; "
+                "take relation='attention', 'local' or 'none'"
+            )
+        if self.relation == "local" and wavelet not in HAAR_NAMES:
+            raise ValueError(
+                f"relation='local' needs the Haar wavelet, whose bands are block by block, got wavelet={wavelet!r}; take "
                 "relation='attention' or 'none'"
             )
         self.channels: list[int] | None = None
@@ -393,8 +426,8 @@ class FreeKDLoss(nn.Module):
         self.prompts, self.gates = nn.ModuleList(), nn.ModuleList()
         if masked and self.channels is not None:
             self.prompts = build_prompts(self.channels, len(self.channels), wavelet=wavelet, **tokens)
-            if self.relation == "gate":
-                self.gates = nn.ModuleList(ChannelGate(width) for width in self.channels)
+            if self.relation in GATES:
+                self.gates = nn.ModuleList(GATES[self.relation](width) for width in self.channels)
         self.requires_grad_(False)
 
     @property
@@ -412,18 +445,19 @@ class FreeKDLoss(nn.Module):
             deeper = zip([*students[1:], None], [*teachers[1:], None])
             gates: list[Any] = list(self.gates) or [None] * len(students)
             omegas = [
-                relation_weights(student, teacher, *below, gate=gate, fused=self.fused)
+                local_relation_weights(student, teacher, *below, window=self.window)
+                if self.relation == "local"
+                else relation_weights(student, teacher, *below, gate=gate, fused=self.fused)
                 for student, teacher, below, gate in zip(students, teachers, deeper, gates)
             ]
         places: list[Tensor | None] = [None] * len(students)
         if weight_maps is not None:
             places = [place for _, place in as_maps(students, weight_maps)]
-        together = self.fused and weight_maps is None and self.standardize == "none"
+        together = self.fused and weight_maps is None and self.standardize == "none" and self.level_loss is freekd_loss
         loss = fused_freekd_loss(students, teachers, masks, omegas, **self.options) if together else None
         if loss is None:
-            options = dict(self.options, standardize=self.standardize, fused=self.fused)
             levels = zip(students, teachers, masks, omegas, places)
-            losses = [freekd_loss(*level, weight_map=place, **options) for *level, place in levels]
+            losses = [self.level_loss(*level, weight_map=place, **self.level_options) for *level, place in levels]
             loss = torch.stack(losses).sum()
         return self.loss_weight * loss
 

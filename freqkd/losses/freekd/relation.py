@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqkd.kan import KANLinear
 from freqkd.losses.freekd.fused.relation import paired_relation_logits, relation_logits
 from freqkd.utils.checks import WIDEST, check_map, check_positive, check_same_shape, check_whole, upcast
 
-__all__ = ["ChannelGate", "attention_weights", "channel_relation", "relation_weights"]
+__all__ = ["ChannelGate", "KANGate", "attention_weights", "channel_relation", "relation_weights"]
 
 TEMPERATURE = 0.25
 
@@ -51,7 +52,7 @@ def channel_relation(
         >>> channel_relation(feat, temperature=1.0)[0, 0].mul(100).round().tolist()  # correlations 1, 1, -1
         [47.0, 47.0, 6.0]
     """
-    _check_maps(feat, deeper)
+    check_relation_maps(feat, deeper)
     check_positive("temperature", temperature)
     with torch.autocast(feat.device.type, enabled=False):
         if fused and not torch.compiler.is_compiling():
@@ -65,7 +66,8 @@ def channel_relation(
         return (_unit_channels(resized) @ _unit_channels(keys).transpose(1, 2) / temperature).softmax(-1)
 
 
-def _check_maps(feat: Tensor, deeper: Tensor | None, owner: str = "") -> None:
+def check_relation_maps(feat: Tensor, deeper: Tensor | None, owner: str = "") -> None:
+    """Raise ValueError unless a map and its next deeper level, if any, are maps of one batch."""
     check_map(f"{owner}feat", feat)
     if deeper is None:
         return
@@ -139,14 +141,59 @@ class ChannelGate(nn.Module):
 
     def forward(self, relation: Tensor) -> Tensor:
         """Return the weight of every channel."""
-        if relation.dim() != 3 or tuple(relation.shape[1:]) != (self.channels, self.channels):
-            raise ValueError(
-                f"relation must be (N, {self.channels}, {self.channels}), got shape {tuple(relation.shape)}"
-            )
+        _check_relation(relation, self.channels)
         # Entries of A are near 1 / C: times C they reach the MLP near 1, whatever C.
         scaled = relation.transpose(1, 2).to(cast(nn.Linear, self.mlp[0]).weight.dtype) * self.channels
         logits = self.mlp(scaled).squeeze(-1)
         return 2 * cast(Tensor, logits).sigmoid()
+
+
+class KANGate(nn.Module):
+    r"""`ChannelGate` with a sum of learned functions in the place of the MLP.
+
+    .. math:: \omega_j = 2 \sigma \Bigl( \sum_i \varphi_i(C A_{i j} - 1) \Bigr)
+
+    with the functions :math:`\varphi` of a `KANLinear`, the same ones for all channels.
+
+    Args:
+        channels: C.
+
+    Shape:
+        relation: (N, C, C) of `channel_relation`; output: (N, C).
+
+    Raises:
+        ValueError: the relation has another number of channels.
+
+    References:
+        FreeKD, arXiv 2311.12079, says "a gate MLP"; functions instead of an MLP are a choice of this package.
+
+    Example:
+        >>> gate = KANGate(channels=4)
+        >>> gate(channel_relation(torch.randn(2, 4, 5, 5))).tolist()[0]
+        [1.0, 1.0, 1.0, 1.0]
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        check_whole("channels", channels, 1, most=WIDEST)
+        self.channels = channels
+        self.kan = KANLinear(channels, 1, grid_range=4.0)
+        nn.init.zeros_(self.kan.base_weight)
+        nn.init.zeros_(self.kan.spline_weight)
+
+    def forward(self, relation: Tensor) -> Tensor:
+        """Return the weight of every channel."""
+        _check_relation(relation, self.channels)
+        columns = relation.transpose(1, 2) * self.channels - 1  # near 0, whatever C
+        return 2 * cast(Tensor, self.kan(columns.to(self.kan.base_weight.dtype))).squeeze(-1).sigmoid()
+
+
+def _check_relation(relation: Tensor, channels: int) -> None:
+    if relation.dim() != 3 or tuple(relation.shape[1:]) != (channels, channels):
+        raise ValueError(f"relation must be (N, {channels}, {channels}), got shape {tuple(relation.shape)}")
+
+
+GATES: dict[str, Callable[[int], nn.Module]] = {"gate": ChannelGate, "kan-gate": KANGate}  # by the word for `relation=`
 
 
 @torch.no_grad()
@@ -193,8 +240,8 @@ def relation_weights(
         >>> weights.shape, round(weights.mean().item(), 4)
         (torch.Size([1, 3]), 1.0)
     """
-    _check_maps(student_feat, student_deeper, "student_")
-    _check_maps(teacher_feat, teacher_deeper, "teacher_")
+    check_relation_maps(student_feat, student_deeper, "student_")
+    check_relation_maps(teacher_feat, teacher_deeper, "teacher_")
     check_positive("temperature", temperature)
     check_same_shape(student_feat, teacher_feat)
     omega = attention_weights if gate is None else gate

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from freqkd.utils.checks import check_choice, check_map, check_whole, upcast
 
-__all__ = ["Subbands", "wavedec2", "waverec2"]
+__all__ = ["Subbands", "wavedec2", "waverec2", "without_low"]
 
 HAAR_NAMES = ("haar", "db1")
 BOUNDARIES = ("zero", "valid")
@@ -107,6 +107,36 @@ def wavedec2(x: Tensor, wavelet: str = "haar", level: int = 3, boundary: str = "
         low, detail = _haar_split(low) if boundary == "zero" else _valid_haar_split(low, counts)
         details.append(detail)
     return Subbands(low, tuple(details))
+
+
+def without_low(x: Tensor, level: int = 1) -> Tensor:
+    """Return a map without its low band: the inverse Haar transform of the details alone.
+
+    That is each position minus the mean of its block of 2^level x 2^level positions; a block that the border cuts has the mean
+    of the positions it has, so a constant map has no details at any size.
+
+    Args:
+        x: the feature map.
+        level: levels of the transform, 1 to 10.
+
+    Shape:
+        x: (N, C, H, W), of any size; output: likewise, in the precision of `x`.
+
+    Raises:
+        ValueError: `x` is not a map, or `level` is out of range or too deep for it.
+
+    Example:
+        >>> without_low(torch.tensor([[[[1.0, 2.0, 7.0], [3.0, 4.0, 9.0]]]]))[0, 0]
+        tensor([[-1.5000, -0.5000, -1.0000],
+                [ 0.5000,  1.5000,  1.0000]])
+    """
+    check_map("x", x)
+    check_whole("level", level, 1, most=DEEPEST)
+    height, width = x.shape[-2:]
+    check_depth(level, (height, width))
+    means = F.avg_pool2d(upcast(x), 2**level, ceil_mode=True, count_include_pad=False)
+    low = means.repeat_interleave(2**level, -2)[..., :height, :].repeat_interleave(2**level, -1)[..., :width]
+    return (upcast(x) - low).to(x.dtype)
 
 
 def waverec2(bands: Subbands, wavelet: str = "haar", size: tuple[int, int] | None = None) -> Tensor:

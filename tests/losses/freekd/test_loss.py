@@ -280,7 +280,7 @@ def test_load_prompts_is_strict() -> None:
         ({"relation": "gated"}, "relation must be one of .* did you mean 'gate'"),
         (
             {"band_weights": "max"},
-            "band_weights must be one of 'mean', 'orientation-mean', 'flat', 'details', got 'max'",
+            "band_weights must be one of 'mean', 'orientation-mean', 'flat', 'low', 'details', got 'max'",
         ),
         ({"tokens_per": "band"}, "tokens_per must be one of 'subband', 'scale', got 'band'"),
         ({"tokens_per": ""}, "tokens_per must be one of 'subband', 'scale', got ''"),

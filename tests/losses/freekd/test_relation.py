@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from freqkd.losses.freekd.fused import relation as module
 from freqkd.losses.freekd.fused.resizing import resize, resize_back, resize_matrix, resizing, squares_of_resized
-from freqkd.losses.freekd.relation import ChannelGate, attention_weights, channel_relation, relation_weights
+from freqkd.losses.freekd.relation import ChannelGate, KANGate, attention_weights, channel_relation, relation_weights
 
 
 def test_relation_by_hand() -> None:
@@ -157,8 +157,9 @@ def test_no_gradient() -> None:
     assert not relation_weights(*maps, gate=ChannelGate(4)).requires_grad
 
 
-def test_gate() -> None:
-    gate = ChannelGate(6)
+@pytest.mark.parametrize("kind", [ChannelGate, KANGate])
+def test_gate(kind: type[ChannelGate | KANGate]) -> None:
+    gate = kind(6)
     relation = channel_relation(torch.randn(2, 6, 5, 5))
     torch.testing.assert_close(gate(relation), torch.ones(2, 6))  # so that the prompt stage starts from the teacher
     target = torch.rand(6) + 0.5
@@ -178,10 +179,12 @@ def test_gate() -> None:
     torch.testing.assert_close(relation_weights(student, teacher, gate=gate), expected)
 
 
-def test_gate_reads_the_column_of_its_channel() -> None:
+@pytest.mark.parametrize("kind", [ChannelGate, KANGate])
+def test_gate_reads_the_column_of_its_channel(kind: type[ChannelGate | KANGate]) -> None:
     """A channel's weight depends on how it is attended to, as in `attention_weights`."""
-    gate = ChannelGate(6)
-    torch.nn.init.normal_(gate.mlp[-1].weight)
+    gate = kind(6)
+    last = gate.mlp[-1].weight if isinstance(gate, ChannelGate) else gate.kan.spline_weight
+    torch.nn.init.normal_(last)
     relation = channel_relation(torch.randn(1, 6, 5, 5))
     other = relation.clone()
     other[0, :, 2] = 0.5
@@ -216,6 +219,8 @@ def test_wrong_input() -> None:
         relation_weights(feat[:, :3], feat)
     with pytest.raises(ValueError, match=r"relation must be \(N, 4, 4\), got shape \(2, 3, 3\)"):
         ChannelGate(4)(torch.rand(2, 3, 3))
+    with pytest.raises(ValueError, match=r"relation must be \(N, 4, 4\)"):
+        KANGate(4)(torch.rand(2, 3, 3))
 
 
 @pytest.mark.parametrize("sizes", [((9, 11), (5, 6)), ((8, 12), (4, 6)), ((7, 7), (1, 1)), ((4, 5), (9, 9))])

@@ -1,0 +1,9 @@
+"""FourierKD (IEEE SPL 2024) on the FPN: phases of the Fourier transform."""
+_base_ = [
+    '../baselines/semantic-fpn_r18w16_b8-300i_road-scenes.py',
+    '../_base_/teachers/semantic-fpn_r18w48_road-scenes.py',
+    '../_base_/distill/neck_road-scenes.py',
+]
+model = dict(
+    _delete_=True, type='freqkd.Distiller', student={{_base_.model}}, teacher={{_base_.teacher}}, monitor=20,
+    terms=dict(loss_feature=dict(_base_.neck_term, loss=dict(type='freqkd.FourierKDLoss', channels=64, num_levels=4))))
