@@ -17,11 +17,11 @@ from mmengine.model import BaseModule
 from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from freqkd import adapters, align, backbones, datasets, hooks, losses, models
 from freqkd.apis import mixed_precision
-from freqkd.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS, TRANSFORMS
+from freqkd.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS, TRANSFORMS
 
 
 def classes_of(package: ModuleType, kind: type) -> Iterator[type]:
@@ -59,6 +59,7 @@ for model in (models.Distiller, models.PromptTuner, models.BandHeadTuner, models
 register(MODELS, adapters, adapters.HeadAdapter)
 register(HOOKS, hooks, Hook)
 register(DATASETS, datasets, Dataset)
+register(DATA_SAMPLERS, datasets, Sampler)
 register(OPTIM_WRAPPERS, mixed_precision, OptimWrapper)
 for transform in (datasets.Corrupt, datasets.PadToScale):
     TRANSFORMS.register_module(module=transform)

@@ -15,6 +15,10 @@ _aligns = {  # between the student's maps and their squared error
     "projector-bn": dict(type="freqkd.ConvAlign", num_convs=2, batch_norm=True),
     "conv-bn": dict(type="freqkd.ConvAlign", batch_norm=True),
 }
+_condensed = dict(
+    sampler=dict(type="freqkd.CondensedSampler", keep=0.7, stages=5),
+    hooks=[dict(type="freqkd.CondensationHook", tap=_head)],
+)
 _widths = dict(student_channels=32, teacher_channels=64, num_levels=4)
 methods = {
     "score-teacher": _scores,
@@ -24,6 +28,7 @@ methods = {
         _name: dict(terms=dict(loss_form=dict(loss=dict(type="freqkd.MSELoss"), align=dict(_align, **_widths))))
         for _name, _align in _aligns.items()
     },
+    "condensed": dict(data=_condensed),
     "class-details": dict(terms=dict(loss_form=dict(student_tap=_head))),
     "paper": dict(prompts=_stages[""]),
     "freekd-plus": dict(prompts=_stages[""]),

@@ -13,7 +13,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "CONTRIBUTING.md"
 OWN_DATA = ROOT / "docs" / "own-data.md"
-PAGES = [GUIDE, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [GUIDE, ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COPIED = ("freqkd", "configs", "docs", "tests", "tools", "pyproject.toml", "CONTRIBUTING.md")
 
 
@@ -228,10 +228,11 @@ def test_a_page_names_what_exists(page):
 
     text, added = page.read_text(), {**steps("Add a loss"), **steps("Add a head adapter")}
     prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-    paths = set(re.findall(r"`((?:freqkd|tests|docs|tools|configs|data|benchmarks)/[\w/.*-]+)`", prose)) - set(added)
+    paths = set(re.findall(r"`((?:freqkd|tests|docs|tools|configs|data|benchmarks|examples)/[\w/.*-]+)`", prose)) - set(added)
     wrong = [path for path in paths if "METHOD" not in path and not list(ROOT.glob(path))]
     wrong += [link for link in re.findall(r"\]\(([\w/.-]+)\)", prose) if not (page.parent / link).exists()]
-    registries = (registry.MODELS, registry.HOOKS, registry.DATASETS, registry.OPTIM_WRAPPERS, registry.TRANSFORMS)
+    registries = (registry.MODELS, registry.HOOKS, registry.DATASETS, registry.DATA_SAMPLERS)
+    registries += (registry.OPTIM_WRAPPERS, registry.TRANSFORMS)
     known = {*dir(losses), *dir(align), *(name for one in registries for name in one.module_dict)}
     known |= set(re.findall(r"^(?:class|def) (\w+)", "\n".join(added.values()), re.M))
     named = re.findall(r"\bfreqkd\.([A-Z]\w*[a-z]\w*)|`(\w+(?:_loss|Loss|Align))\b", text)

@@ -49,6 +49,8 @@ def student_config(config: Config) -> Config:
         plain["model"] = plain["model"]["student"]
     if plain.get("train_dataloader"):
         plain["train_dataloader"]["dataset"] = _without_views(plain["train_dataloader"].get("dataset"))
+        if _is_freqkd(plain["train_dataloader"].get("sampler")):  # of a condensed data set
+            plain["train_dataloader"]["sampler"] = dict(type="DefaultSampler", shuffle=True)
     imports = (plain.pop("custom_imports", None) or {}).get("imports", [])
     others = [name for name in imports if name.split(".")[0] != "freqkd"]
     if others:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from freqkd.adapters.base import Batch
 from freqkd.models.gradient_path import check_gradient, untrained_levels
+from freqkd.models.gradients import TapGradient, tap_gradient
+from freqkd.models.opposing_terms import OpposingTerms
 from freqkd.models.options import check_options, check_type, make
 from freqkd.models.recomputation import recomputed_with_graph
 from freqkd.models.rehearsal import part_of_rehearsal, rehearsing, take_image
@@ -28,7 +30,6 @@ from freqkd.models.step_record import lowered
 from freqkd.models.tap_shapes import MapShape, map_shape
 from freqkd.models.term import DistillTerm
 from freqkd.models.weak_terms import WeakTerms
-from freqkd.models.weight import gradient_norm
 from freqkd.taps import FeatureTap, InputTap, find_module
 from freqkd.teacher import CachedTeacher, Teacher, build_teacher
 from freqkd.teacher.teacher import run_to, runs_on_features
@@ -54,9 +55,9 @@ class Distiller(BaseModel):
             None: always.
         own_losses: whether the student's own losses are computed. False: the terms alone, which need no labels; they compare
             maps of backbone, neck or dense heads, and their weights are numbers.
-        monitor: every so many iterations, each term's ratio to the task's gradient, its weight and its gradient norm go to
-            the log, and a warning where a term pulls with under 5 % of its ratio weight's, at the price of one more backward
-            pass to the tap; 0: never.
+        monitor: every so many iterations, each term's ratio to the task's gradient, the cosine between the two, its weight
+            and its gradient norm go to the log, and a warning where a term pulls with under 5 % of its ratio weight's, or
+            against the task, at the price of one more backward pass to the tap; 0: never.
 
     Raises:
         ValueError: a term's name or path is wrong; a tapped feature does not fit its term, or no gradient of a term reaches
@@ -116,7 +117,7 @@ class Distiller(BaseModel):
         self._prepared = False
         self._iteration = 0
         self._unchecked = set(self.terms)  # terms of which no gradient was seen yet
-        self._weak_terms = WeakTerms()
+        self._weak_terms, self._opposing_terms = WeakTerms(), OpposingTerms()
         self._register_state_dict_hook(to_student_keys)
 
     @staticmethod
@@ -300,7 +301,7 @@ class Distiller(BaseModel):
         if self.task_schedule is not None:
             losses = scale_losses(losses, self.task_schedule())
         watched = bool(self.monitor and self._iteration % self.monitor == 0)
-        task_norms: dict[Any, Tensor] = {}
+        task_gradients: dict[Any, tuple[Tensor, TapGradient | None]] = {}
         for name, term in self.terms.items():
             own = self._with_own_maps(name, term, batch)
             with _named(name), term.warnings.named(f"terms.{name}"):
@@ -313,11 +314,13 @@ class Distiller(BaseModel):
                 maps = term.select(student_feats[term.student_tap], "student")
                 place = (term.student_tap, term.student_levels)
                 with _named(name):
-                    if place not in task_norms:
-                        task_norms[place] = gradient_norm(task, maps)
-                    term_norm = gradient_norm(loss, maps)
-                self._measure(name, term, task_norms[place], term_norm, factor, watched)
+                    if place not in task_gradients:
+                        found = tap_gradient(task, maps)
+                        task_gradients[place] = found.norm(), found if watched else None
+                    self._measure(name, term, tap_gradient(loss, maps), factor, *task_gradients[place])
             losses[f"distill.{name}"] = loss * (term.weight.value() * factor)
+            if task is not None:
+                term.weight.end_iteration()
         self._iteration += 1
         return losses
 
@@ -367,18 +370,28 @@ class Distiller(BaseModel):
         return dataclasses.replace(batch, student_feats={**batch.student_feats, **maps})
 
     def _measure(
-        self, name: str, term: DistillTerm, task_norm: Tensor, term_norm: Tensor, factor: float, watched: bool
+        self,
+        name: str,
+        term: DistillTerm,
+        gradient: TapGradient,
+        factor: float,
+        task_norm: Tensor,
+        watched_task: TapGradient | None,
     ) -> None:
-        """Give a term's weight the norms of both gradients, and log them where they are watched."""
+        """Give a term's weight the norms of both gradients, and log them where the task's own is given."""
+        term_norm = gradient.norm()
         term.weight.update(task_norm, term_norm)
         weight = term.weight.value() * factor
         ratio = weight * term_norm / task_norm.clamp(min=1e-30)
         if weak := self._weak_terms.notice(name, term.weight, float(ratio), factor):
             print_log(weak, "current", logging.WARNING)
-        if not watched:
+        if watched_task is None:
             return
+        cosine = gradient.cosine(watched_task)
+        if opposing := self._opposing_terms.notice(name, float(cosine), float(ratio)):
+            print_log(opposing, "current", logging.WARNING)
         hub = MessageHub.get_current_instance()
-        for what, value in (("ratio", ratio), ("weight", weight), ("grad_norm", term_norm)):
+        for what, value in (("ratio", ratio), ("cosine", cosine), ("weight", weight), ("grad_norm", term_norm)):
             hub.update_scalar(f"train/{what}/{name}", float(value))
         hub.update_scalar("train/grad_norm/task", float(task_norm))
 

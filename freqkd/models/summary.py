@@ -12,7 +12,7 @@ from freqkd.models.schedule import TermSchedule
 from freqkd.models.tap_shapes import MapShape
 from freqkd.models.teacher_stage import TeacherStage
 from freqkd.models.term import DistillTerm
-from freqkd.models.weight import FixedWeight, RatioWeight
+from freqkd.models.weight import FixedWeight, HeldRatioWeight, RatioWeight
 
 Shapes = Mapping[str, Mapping[str, Sequence[MapShape]]]  # by "student" or "teacher", then by path
 
@@ -99,6 +99,11 @@ def _term(name: str, term: DistillTerm, shapes: Shapes | None) -> list[str]:
 
 
 def _weight(weight: nn.Module) -> str:
+    if isinstance(weight, HeldRatioWeight):
+        return (
+            f"gradient {weight.ratio:g} times the task's, held within a factor of {weight.band:g} (weight measured over "
+            f"{weight.iters} iterations, corrected every {weight.interval})"
+        )
     if isinstance(weight, RatioWeight):
         return f"gradient {weight.ratio:g} times the task's (weight measured over {weight.iters} iterations)"
     return f"weight {weight.weight:g}" if isinstance(weight, FixedWeight) else type(weight).__name__

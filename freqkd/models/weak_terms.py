@@ -7,7 +7,7 @@ from collections import deque
 
 from torch import nn
 
-from freqkd.models.weight import RatioWeight
+from freqkd.models.weight import HeldRatioWeight, RatioWeight
 
 LEAST = 0.05  # of the ratio that was asked for
 COUNT = 5  # measurements whose mean is judged: one batch may have little for a term
@@ -32,13 +32,13 @@ class WeakTerms:
 
         Args:
             name: the term's.
-            weight: the term's; only a ratio that is measured to its end is compared.
+            weight: the term's; only a ratio that is measured to its end is compared, and one that is held if it stays 0.
             ratio: the term's weighted gradient to the task's, at the tap in this iteration.
             factor: of the term's schedule; where it is not 1, the term is meant to pull less.
         """
-        if not isinstance(weight, RatioWeight) or weight.wants_gradients or factor != 1 or name in self._said:
+        if not isinstance(weight, RatioWeight) or not weight.is_measured or factor != 1 or name in self._said:
             return ""
-        if not math.isfinite(ratio):
+        if not math.isfinite(ratio) or (isinstance(weight, HeldRatioWeight) and weight.measured.term_sum > 0):
             return ""
         recent = self._recent.setdefault(name, deque(maxlen=COUNT))
         recent.append(ratio)

@@ -1,52 +1,21 @@
-"""Weight of a term: a number, or a ratio to the task's gradient at the tapped features."""
+"""Weight of a term: a number, or a ratio to the task's gradient at the tapped features, measured once or held."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
-from freqkd.utils.checks import check_at_least, check_positive, check_whole
+from freqkd.utils.checks import check_at_least, check_flag, check_positive, check_whole
 
-_SCALES = tuple(2.0**power for power in (16, 8, 0, -8, -16))
-_KINDS = {"task_sum": torch.float64, "term_sum": torch.float64, "count": torch.long}
-
-
-def gradient_norm(loss: Tensor, maps: Sequence[Tensor]) -> Tensor:
-    """Return the norm of d loss / d maps, all maps taken as one vector, averaged over processes.
-
-    A gradient in float16 would underflow (1/numel is about 1e-7), so it is computed at a larger scale and divided back; one
-    that overflows, at the next smaller scale.
-
-    Raises:
-        ValueError: no map carries a gradient.
-
-    >>> x = torch.tensor([3.0, 4.0], requires_grad=True)
-    >>> float(gradient_norm((x * x).sum() / 2, [x]))
-    5.0
-    """
-    wanted = [tensor for tensor in maps if tensor.requires_grad]
-    if not wanted:
-        raise ValueError(
-            "a ratio weight and monitor= need tapped student features that carry a gradient, but none does: the tapped part "
-            "of the student is frozen; tap a later module, or give the weight as a number and set monitor=0"
-        )
-    norm = loss.new_zeros((), dtype=torch.float64)
-    scales = _SCALES if any(tensor.dtype == torch.float16 for tensor in wanted) else (1.0,)
-    # A loss without a graph has no gradient; its process still takes part in the mean.
-    for scale in scales if loss.requires_grad else ():
-        gradients = torch.autograd.grad(loss * scale, wanted, retain_graph=True, allow_unused=True)
-        squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]
-        norm = torch.stack(squares).sum().sqrt() / scale if squares else norm
-        if torch.isfinite(norm):
-            break
-    all_reduce(norm, op="mean")
-    return norm
+_KINDS = {"float": torch.float64, "int": torch.long}
+SAMPLES = 5  # iterations of an interval that are measured to hold a ratio
+INNER = 0.25  # of a band, in the exponent: the band to which corrections bring the ratio
+LARGEST_FACTOR = 10.0  # of one correction
 
 
 class FixedWeight(nn.Module):
@@ -67,6 +36,9 @@ class FixedWeight(nn.Module):
 
     def update(self, task_norm: Tensor, term_norm: Tensor) -> None:
         """Do nothing: a number needs no measurement."""
+
+    def end_iteration(self) -> None:
+        """Do nothing: a number stays what it is."""
 
     def value(self) -> float:
         """Return the weight."""
@@ -130,19 +102,28 @@ class RatioWeight(nn.Module):
         self.measured = Measurement()
 
     @property
+    def is_measured(self) -> bool:
+        """Whether the first measurement is over."""
+        return self.measured.count >= self.iters
+
+    @property
     def wants_gradients(self) -> bool:
-        """Whether the weight is still being measured."""
-        return self.measured.count < self.iters
+        """Whether the gradients of this iteration are to be measured."""
+        return not self.is_measured
 
     def update(self, task_norm: Tensor, term_norm: Tensor) -> None:
         """Take in one iteration's gradient norms; a non-finite one (an overflow under AMP) is left out."""
-        if not self.wants_gradients:
-            return
         task, term = float(task_norm), float(term_norm)
-        if math.isfinite(task) and math.isfinite(term):
-            self.measured.task_sum += task
-            self.measured.term_sum += term
-            self.measured.count += 1
+        if self.wants_gradients and math.isfinite(task) and math.isfinite(term):
+            self._take(task, term)
+
+    def _take(self, task: float, term: float) -> None:
+        self.measured.task_sum += task
+        self.measured.term_sum += term
+        self.measured.count += 1
+
+    def end_iteration(self) -> None:
+        """Do nothing: a weight that was measured stays what it is."""
 
     def value(self) -> float:
         """Return the weight; 0 while the term has shown no gradient."""
@@ -150,35 +131,147 @@ class RatioWeight(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name, kind in _KINDS.items():
+        for name, kind in self._kinds().items():
             destination[prefix + name] = torch.tensor(getattr(self.measured, name), dtype=kind)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        strict, missing = args[1:3]
-        for name in _KINDS:
+        (strict, missing), kinds = args[1:3], self._kinds()
+        for name in kinds:
             if prefix + name in state_dict:
                 setattr(self.measured, name, state_dict[prefix + name].item())
             elif strict:
                 missing.append(prefix + name)
-        others = {key: value for key, value in state_dict.items() if key[len(prefix) :] not in _KINDS}
+        others = {key: value for key, value in state_dict.items() if key[len(prefix) :] not in kinds}
         super()._load_from_state_dict(others, prefix, *args)
+
+    def _kinds(self) -> dict[str, torch.dtype]:
+        return {field.name: _KINDS[str(field.type)] for field in fields(self.measured)}
+
+
+@dataclass
+class HeldMeasurement(Measurement):
+    """What a held ratio weight has measured: beside the first measurement, its corrections and the interval that it is in.
+
+    Attributes:
+        correction: the product of all corrections so far.
+        done: iterations of this interval that are over.
+        recent_task: sum of the norms of the task's gradient that were measured in this interval.
+        recent_term: of the term's.
+    """
+
+    correction: float = 1.0
+    done: int = 0
+    recent_task: float = 0.0
+    recent_term: float = 0.0
+
+
+class HeldRatioWeight(RatioWeight):
+    """The weight that keeps a term's gradient in a given ratio to the task's, within a band, throughout the training.
+
+    It is measured over `iters` iterations like a `RatioWeight`. Then, after every `interval` iterations, with r the weight
+    times sum_i |d term / d features| / sum_i |d task / d features| over the measured iterations of the interval, and r* the
+    number nearest to r between ratio / b and ratio * b,
+
+    w <- w * min(max(r* / r, 1/10), 10), b = band^(1/4).
+
+    The bounds of a correction lie inside the band, so that the ratio stays in the band while it drifts until the next one.
+    A weight that is 0 because the term had no gradient at first is measured by the first interval in which it has one.
+    Where a term's gradient vanishes for good, its weight grows from interval to interval: let such a term end (`schedule`).
+
+    Args:
+        ratio: above 0.
+        iters: iterations of the first measurement.
+        band: above 1; with 1.5, the ratio may lie between ratio / 1.5 and ratio * 1.5.
+        interval: iterations from one correction to the next; about five of them are measured, spread evenly.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    >>> weight = HeldRatioWeight(ratio=0.5, iters=1, band=16.0, interval=1)
+    >>> for term in (100.0, 100.0, 10.0):
+    ...     weight.update(torch.tensor(4.0), torch.tensor(term))
+    ...     weight.end_iteration()
+    >>> round(weight.value(), 4)  # 4 / 100 / 2, corrected from a ratio of 0.05 to 0.25
+    0.1
+    """
+
+    measured: HeldMeasurement
+
+    def __init__(self, ratio: float, iters: int = 50, band: float = 1.5, interval: int = 20) -> None:
+        super().__init__(ratio, iters)
+        check_at_least("weight.band", band, 1, exclusive=True)
+        check_whole("weight.interval", interval, 1)
+        self.band, self.interval = float(band), interval
+        self.measured = HeldMeasurement()
+
+    @property
+    def wants_gradients(self) -> bool:
+        """Whether the gradients of this iteration are to be measured."""
+        return not self.is_measured or self.measured.done % max(self.interval // SAMPLES, 1) == 0
+
+    def _take(self, task: float, term: float) -> None:
+        if self.is_measured:
+            self.measured.recent_task += task
+            self.measured.recent_term += term
+            return
+        super()._take(task, term)
+        self.measured.done = -1 if self.is_measured else 0  # the first interval begins after this iteration
+
+    def end_iteration(self) -> None:
+        """Count an iteration, and correct the weight where it ends an interval."""
+        if not self.is_measured:
+            return
+        self.measured.done += 1
+        if self.measured.done >= self.interval:
+            self._correct()
+            self.measured.done = 0
+            self.measured.recent_task = self.measured.recent_term = 0.0
+
+    def _correct(self) -> None:
+        measured = self.measured
+        if not (measured.recent_task > 0 and measured.recent_term > 0):
+            return
+        if not self.value():
+            measured.task_sum, measured.term_sum = measured.recent_task, measured.recent_term
+            return
+        found = self.value() * measured.recent_term / measured.recent_task
+        bound = self.band**INNER
+        nearest = min(max(found, self.ratio / bound), self.ratio * bound)
+        measured.correction *= min(max(nearest / found, 1 / LARGEST_FACTOR), LARGEST_FACTOR)
+
+    def value(self) -> float:
+        """Return the weight; 0 while the term has shown no gradient."""
+        return super().value() * self.measured.correction
+
+
+_ONCE = ("ratio", "iters")  # arguments of a ratio that is measured once
+_HELD = ("hold", "band", "interval")  # further ones of a ratio that is held
 
 
 def build_weight(weight: float | Mapping[str, Any]) -> FixedWeight | RatioWeight:
-    """Make a weight of a number or of `dict(ratio=..., iters=...)`.
+    """Make a weight of a number, of `dict(ratio=..., iters=...)`, or of `dict(ratio=..., hold=True, ...)`.
 
     Raises:
-        ValueError: neither of the two.
+        ValueError: none of the three.
 
-    >>> build_weight({"portion": 0.5})
+    >>> build_weight({"portion": 0.5})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: weight must be a number or dict(ratio=..., iters=50), got {'portion': 0.5}
+    ValueError: weight must be a number or dict(ratio=..., iters=50), with hold=True, band= and interval= where ...
     """
+    words = "weight must be a number or dict(ratio=..., iters=50)"
     if isinstance(weight, Mapping):
-        if not set(weight) <= {"ratio", "iters"} or "ratio" not in weight:
-            raise ValueError(f"weight must be a number or dict(ratio=..., iters=50), got {dict(weight)}")
-        return RatioWeight(**weight)
+        if not set(weight) <= {*_ONCE, *_HELD} or "ratio" not in weight:
+            raise ValueError(
+                f"{words}, with hold=True, band= and interval= where the ratio is held, got {dict(weight)}"
+            )
+        options = {name: value for name, value in weight.items() if name != "hold"}
+        check_flag("weight.hold", weight.get("hold", False))
+        if weight.get("hold"):
+            return HeldRatioWeight(**options)
+        if others := [name for name in options if name not in _ONCE]:
+            raise ValueError(f"weight.{others[0]} must be left out without hold=True, got {options[others[0]]!r}")
+        return RatioWeight(**options)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-        raise ValueError(f"weight must be a number or dict(ratio=..., iters=50), got {weight!r}")
+        raise ValueError(f"{words}, got {weight!r}")
     return FixedWeight(weight)

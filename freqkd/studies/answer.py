@@ -154,15 +154,18 @@ def _row(name: str, runs: Sequence[Record], target: float) -> Record:
 def words(answer: Record, length: Record) -> str:
     """Return two sentences about one length: what the data support, and what they do not.
 
-    Comparisons with MSE, PKD and the control are told of methods that help.
+    Comparisons with MSE, PKD and the control are told of methods that help. Methods of one seed are counted only.
     """
-    form, settled, unsettled, seen = _form(answer), [], [], []
+    form, settled, unsettled, seen, single = _form(answer), [], [], [], 0
     for row in length["rows"]:
         for key, compared in COMPARED.items():
             entry = row[key]
             if not entry or "verdict" not in entry or (compared and row["to_student"]["verdict"] != "helps"):
                 continue
             numbers, images = _mean(entry, "+" + form), entry["over_images"]
+            if len(row["metrics"]) == 1:
+                single += 1
+                continue
             if entry["verdict"] == "cannot tell":
                 unsettled.append(f"`{row['method']}`{compared} ({numbers}: {entry['words']})")
                 seen += [row["could_see"]] if row["could_see"] and not compared else []
@@ -171,6 +174,8 @@ def words(answer: Record, length: Record) -> str:
             settled.append(f"`{row['method']}` {entry['verdict']}{compared}{margin} ({numbers})")
             if images and not margin and images[0] <= 0 <= images[1]:
                 unsettled.append(f"`{row['method']}`{compared} on other images ({_mean(entry, '+' + form, images)})")
+    if single:
+        unsettled.append(f"{single} method{'s' * (single > 1)} of one seed (run 2 more)")
     claim = f"that {'; '.join(settled)}" if settled else "no claim about a method"
     verdict = f"a verdict on {'; '.join(unsettled)}, " if unsettled else ""
     limit = f"the absence of differences below {max(seen):{form}} for these, " if seen else ""

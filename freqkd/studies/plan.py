@@ -77,7 +77,9 @@ class Plan:
         shared = canonical([*configs, teacher, vars(study.selection), study.views, study.report])
         data, found = str(study.student.train_dataloader.dataset.get("data_root") or Path.cwd()), {}
         for name, method in study.methods.items():
-            own = canonical([vars(method), self.stages.get(name, Config()).to_dict(), study.trials(name)])
+            # Results from before methods had `data` are of methods without.
+            about = {key: value for key, value in vars(method).items() if value or key != "data"}
+            own = canonical([about, self.stages.get(name, Config()).to_dict(), study.trials(name)])
             found[name] = hashlib.sha256((shared + own).replace(data, "").encode()).hexdigest()[:16]
         return found
 
@@ -228,6 +230,9 @@ class Plan:
             teacher["cache"] = dict(dir=str(self.work / "cache" / folder), views=self.study.views)
         options = dict(method.options, student=config.model, teacher=teacher, terms=terms)
         config.model = dict(options, type="freqkd.Distiller")
+        if method.data:
+            config.train_dataloader.sampler = dict(method.data["sampler"])
+            config.custom_hooks = [*(config.get("custom_hooks") or []), *method.data["hooks"]]
         return config
 
     # ---- jobs -----------------------------------------------------------------------------------------------------------

@@ -103,11 +103,14 @@ class Method:
             file that the method's prompt stage writes.
         prompts: config of a prompt stage.
         options: further options of the `Distiller`, e.g. `dict(inherit=...)`.
+        data: how the training images are drawn, `dict(sampler=dict(...), hooks=[dict(...), ...])`, with the hooks that the
+            sampler needs; none: shuffled, without end.
     """
 
     terms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prompts: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, name: str) -> None:
         """Check a method of a study file.
@@ -124,6 +127,10 @@ class Method:
             raise ValueError(f"methods.{name}.terms must be dict(loss_...=dict(...), ...), got {self.terms!r}")
         if not self.terms:
             raise ValueError(f"methods.{name}.terms must hold a term, got none; the student alone is in every study")
+        if self.data and self.data.keys() != {"sampler", "hooks"}:
+            raise ValueError(
+                f"methods.{name}.data must be dict(sampler=dict(...), hooks=[dict(...), ...]), got {self.data!r}"
+            )
         asked = [key for key, term in self.terms.items() if term.get("prompts") is True]
         if bool(asked) != bool(self.prompts):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Panels of masks, boxes and label maps, drawn by matplotlib.
+"""Panels of masks, boxes, label maps and values of images, drawn by matplotlib.
 
 Panels are RGB uint8 arrays (H, W, 3), as the images they take; `save_png` writes one. matplotlib is imported on use, and
 draws with its Agg backend: no display is needed, and the caller's backend stays as it is.
@@ -24,6 +24,7 @@ FOOTER = "One row for each prompt; below each mask its mean ± standard deviatio
 MIN_SCORE = 0.3
 IGNORE_INDEX, IGNORED = 255, (150, 150, 150)
 OPACITY = 0.65  # of label maps over their image
+KEPT, LEFT_OUT = (40, 100, 180), (230, 140, 50)  # colours of images of a condensed data set
 
 
 def band_names(depth: int, tokens_per: str = "subband") -> list[str]:
@@ -145,6 +146,39 @@ def segmentation_panel(
         _show(axes, np.rint(OPACITY * colors[labels] + (1 - OPACITY) * photo).astype(np.uint8), name)
         seen |= set(np.unique(labels).tolist())
     return _render(figure, {names[label]: colors[label] for label in sorted(seen)})
+
+
+def condensation_panel(
+    values: ArrayLike, kept: int, photos: Mapping[str, Sequence[tuple[str, ArrayLike]]], title: str = ""
+) -> Image:
+    """Show which images of a data set are kept: the values of all, then a row of images for each kind.
+
+    Args:
+        values: of all images (n,), in the order of the ranking.
+        kept: how many of them are kept.
+        photos: for each kind its images, RGB uint8 (H, W, 3), each with a line about it; rows may
+            differ in length, or be empty.
+        title: a line above the panel.
+
+    Raises:
+        ValueError: `values` is not one list of numbers, `kept` is not among them, or an image is not RGB uint8.
+    """
+    ranked, rows = np.asarray(values, np.float64), {name: row for name, row in photos.items() if row}
+    if ranked.ndim != 1 or not 1 <= kept <= len(ranked):
+        raise ValueError(f"kept must be from 1 to the number of values, got {kept} of shape {ranked.shape}")
+    across = max((len(row) for row in rows.values()), default=1)
+    figure = _figure(3 + len(rows) * (0.75 * WIDTH / across + 0.4), title)
+    grid = figure.add_gridspec(1 + len(rows), across, height_ratios=[3, *[0.75 * WIDTH / across] * len(rows)])
+    axes = figure.add_subplot(grid[0, :], xlim=(0, len(ranked)), xlabel="rank", ylabel="mean entropy")
+    for name, begin, end, color in (("kept", 0, kept, KEPT), ("left out", kept, len(ranked), LEFT_OUT)):
+        ranks, shade = np.arange(begin, end) + 0.5, np.array(color) / 255
+        axes.plot(ranks, ranked[begin:end], "s", markersize=5, color=shade, label=f"{name}: {end - begin}")
+    axes.legend(loc="upper right")
+    for number, (kind, row) in enumerate(rows.items(), 1):
+        for column, (line, photo) in enumerate(row):
+            name = f"{kind}\n{line}" if column == 0 else f"\n{line}"
+            _show(figure.add_subplot(grid[number, column]), check_image("photo", photo), name)
+    return _render(figure)
 
 
 def save_png(path: str | os.PathLike[str], array: ArrayLike) -> Path:

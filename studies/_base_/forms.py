@@ -30,6 +30,7 @@ _forms = {  # what differs from l2 of the details, depth 3, without masks
     "attention": dict(relation="attention"),
     "local": dict(relation="local"),
     "wavelet-db2": dict(wavelet="db2"),
+    "condensed": {},  # fewer and fewer of the images
 }
 _masks = {  # of prompts, over the details
     f"masks-{_combine}{_suffix}": dict(combine=_combine, score=_score)

@@ -117,7 +117,7 @@ def test_a_ratio_weight_gives_the_term_that_ratio_of_the_gradient_at_the_tap(dis
     assert float(norms[1] / norms[0]) == pytest.approx(0.25, rel=1e-4)
 
 
-def test_the_monitor_logs_ratio_weight_and_norms(distill, small, freekd_term):
+def test_the_monitor_logs_ratio_cosine_weight_and_norms(distill, small, freekd_term):
     hub = MessageHub.get_instance("monitored")
     model = distill(
         "detection", terms=dict(loss_freekd=freekd_term("detection", weight=dict(ratio=0.5, iters=9))), monitor=2
@@ -129,6 +129,7 @@ def test_the_monitor_logs_ratio_weight_and_norms(distill, small, freekd_term):
     assert ratios[0] == pytest.approx(0.5, rel=1e-4)
     assert hub.get_scalar("train/grad_norm/task").current() > 0
     assert hub.get_scalar("train/weight/loss_freekd").current() > 0
+    assert 0 < abs(hub.get_scalar("train/cosine/loss_freekd").current()) < 1
 
 
 def test_a_schedule_scales_the_term_and_keeps_its_parameters_in_the_graph(distill, small, freekd_term):

@@ -9,7 +9,8 @@ from mmengine.registry import MODELS
 
 from freqkd.losses import MSELoss
 from freqkd.models import Distiller, DistillTerm
-from freqkd.models.weight import FixedWeight, RatioWeight, build_weight, gradient_norm
+from freqkd.models.gradients import gradient_norm, tap_gradient
+from freqkd.models.weight import FixedWeight, HeldRatioWeight, RatioWeight, build_weight
 
 
 def maps(*shapes, dtype=torch.float32):
@@ -66,6 +67,24 @@ def test_features_without_a_gradient_are_refused():
         gradient_norm(torch.tensor(1.0, requires_grad=True), [torch.zeros(2)])
 
 
+def test_the_cosine_takes_all_maps_as_one_vector_and_skips_those_that_a_loss_does_not_reach():
+    a, b = maps((2, 3), (4,))
+    first, second = tap_gradient(3 * a.sum() + 4 * b.sum(), [a, b]), tap_gradient(-2 * b[0] + 0 * b[1], [a, b])
+    assert float(first.cosine(second)) == pytest.approx(-4 * 2 / (math.sqrt(9 * 6 + 16 * 4) * 2))
+    assert float(first.cosine(first)) == pytest.approx(1.0)
+    assert float(first.cosine(tap_gradient(a.sum() * 0, [a, b]))) == 0.0
+    assert float(first.cosine(tap_gradient(torch.tensor(1.0), [a, b]))) == 0.0
+
+
+def test_the_cosine_in_half_precision_does_not_depend_on_the_size_of_the_gradients():
+    (a,) = maps((1000,), dtype=torch.float16)
+    small, large = (
+        tap_gradient((a.float()[:count] * factor).sum(), [a]) for count, factor in ((1000, 1e-9), (250, 1e7))
+    )
+    assert small.scale != large.scale
+    assert float(small.cosine(large)) == pytest.approx(0.5, rel=1e-2)
+
+
 @MODELS.register_module(force=True)
 class TwoLayers(BaseModel):
     def __init__(self):
@@ -118,6 +137,76 @@ def test_what_was_measured_is_saved_and_restored():
     assert not other.wants_gradients
 
 
+def pull(weight, task, term):
+    """Go through an iteration; whether its gradients were asked for."""
+    wanted = weight.wants_gradients
+    if wanted:
+        weight.update(torch.tensor(task), torch.tensor(term))
+    weight.end_iteration()
+    return wanted
+
+
+def test_a_held_weight_is_brought_to_the_nearest_bound_after_every_interval():
+    weight = HeldRatioWeight(ratio=0.5, iters=2, band=16.0, interval=2)  # corrected to a ratio within 0.25 and 1
+    values = []
+    for term in (10.0, 10.0, 10.0, 10.0, 1.0, 1.0, 1.0, 1.0, 1e4, 1e4, 30.0, 30.0):
+        assert pull(weight, 4.0, term)
+        values.append(weight.value())
+    # 0.5 * 4 / 10 holds a ratio of 0.5; then it is 0.05 (to 0.25), 0.25 (left), 2500 (a tenth, the most), 0.75 (left)
+    assert values == pytest.approx([0.2] * 4 + [0.2, 1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1])
+
+
+def test_a_held_weight_measures_about_five_iterations_of_an_interval_and_no_others():
+    weight = HeldRatioWeight(ratio=1.0, iters=3, interval=20)
+    asked = [pull(weight, 1.0, 1.0) for _ in range(3 + 20 + 20)]
+    assert [step for step, one in enumerate(asked) if one] == [0, 1, 2, *(3 + step for step in range(0, 40, 4))]
+    weight.end_iteration()  # the first of an interval; the gradients of the second are not wanted
+    assert not weight.wants_gradients
+    weight.update(torch.tensor(1.0), torch.tensor(1e9))  # as `monitor` does
+    assert weight.measured.recent_term == 0.0
+
+
+def test_a_held_weight_does_not_count_an_overflow_and_measures_a_late_gradient():
+    weight = HeldRatioWeight(ratio=0.5, iters=1, band=2.0, interval=1)
+    for task, term, value in [
+        (4.0, 0.0, 0.0),
+        (4.0, math.inf, 0.0),
+        (4.0, 8.0, 0.25),
+        (4.0, 0.0, 0.25),
+        (4.0, 8.0, 0.25),
+    ]:
+        pull(weight, task, term)
+        assert weight.value() == value
+
+
+def test_a_held_weight_is_saved_and_restored_within_an_interval():
+    first, second = (HeldRatioWeight(ratio=0.5, iters=1, band=1.1, interval=3) for _ in range(2))
+    for term in (8.0, 8.0, 3.0, 7.0, 5.0):
+        pull(first, 4.0, term)
+    state = first.state_dict()
+    assert set(state) == {"task_sum", "term_sum", "count", "correction", "done", "recent_task", "recent_term"}
+    second.load_state_dict(state)
+    assert second.measured == first.measured
+    assert first.measured.done == 1
+    for term in (0.1, 6.0, 2.0):
+        pull(first, 4.0, term)
+        pull(second, 4.0, term)
+    assert second.value() == first.value() != 0.25
+    assert first.measured.correction not in (1.0, float(state["correction"]))
+    with pytest.raises(RuntimeError, match="correction"):
+        second.load_state_dict(RatioWeight(ratio=0.5).state_dict())
+
+
+def test_a_dropped_step_takes_back_what_a_held_weight_has_measured():
+    weight = build_weight(dict(ratio=0.5, hold=True, iters=1, interval=4))
+    pull(weight, 4.0, 8.0)
+    before = weight.measured.clone()
+    pull(weight, 4.0, 1.0)
+    assert weight.measured != before
+    weight.measured.copy_(before)
+    assert weight.measured == before
+
+
 def test_a_number_is_a_number():
     weight = build_weight(3)
     assert isinstance(weight, FixedWeight)
@@ -135,6 +224,12 @@ def test_a_number_is_a_number():
         (dict(iters=5), "weight must be a number or dict"),
         (dict(ratio=0.0), "weight.ratio must be above 0"),
         (dict(ratio=0.5, iters=0), "weight.iters must be at least 1"),
+        (dict(ratio=0.5, hold=1), "weight.hold must be True or False, got 1"),
+        (dict(ratio=0.5, band=2.0), "weight.band must be left out without hold=True, got 2.0"),
+        (dict(ratio=0.5, hold=False, interval=5), "weight.interval must be left out without hold=True, got 5"),
+        (dict(ratio=0.5, hold=True, band=1.0), "weight.band must be above 1, got 1.0"),
+        (dict(ratio=0.5, hold=True, interval=0), "weight.interval must be at least 1, got 0"),
+        (dict(ratio=0.5, keep=True), "with hold=True, band= and interval= where the ratio is held, got"),
     ],
 )
 def test_other_weights_are_refused(value, words):

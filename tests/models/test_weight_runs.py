@@ -23,17 +23,18 @@ param_scheduler = []
 model = dict(
     student=dict(data_preprocessor=dict(size=(96, 128)), decode_head=dict(dropout_ratio=0.0)),
     terms=dict(loss_freekd=dict(
-        prompts={prompts!r}, loss=dict(loss_weight={factor}), weight=dict(ratio=0.5, iters={iters}))))
+        prompts={prompts!r}, loss=dict(loss_weight={factor}), weight=dict(ratio=0.5, iters={iters}{hold}))))
 custom_hooks = [{hook}]
 """
 NAMES = [f"distiller.loss_freekd.weight.{name}" for name in ("task_sum", "term_sum", "count")]
+HELD = [f"distiller.loss_freekd.weight.{name}" for name in ("correction", "done", "recent_task", "recent_term")]
 WORKER = """
 import os, sys
 import torch
 torch.set_num_threads(1)
 from freqkd.utils.checkpoints import hash_weights
 from freqkd.apis.arguments import run_tool
-from freqkd.models.weight import gradient_norm
+from freqkd.models.gradients import gradient_norm
 import freqkd.apis.train, json
 from yapf.yapflib import yapf_api
 yapf_api.FormatCode = lambda text, **options: (text, True)  # takes longer than the six steps
@@ -71,8 +72,8 @@ class StopAfter(Hook):
 def run_config(trained, tiny_config):
     prompts = str(trained("segmentation").prompts)
 
-    def write(path, factor=1.0, iters=3, hook="", iterations=6):
-        more = FIXED.format(prompts=prompts, factor=factor, iters=iters, hook=hook)
+    def write(path, factor=1.0, iters=3, hook="", iterations=6, hold=""):
+        more = FIXED.format(prompts=prompts, factor=factor, iters=iters, hook=hook, hold=hold)
         path = tiny_config(path, "segmentation", "distill", more, iterations)
         path.write_text(path.read_text().replace("checkpoint=dict(interval=5", "checkpoint=dict(interval=2"))
         return path
@@ -109,7 +110,8 @@ def test_a_term_a_hundred_times_larger_trains_the_same_student(tool, run_config,
 
 def test_two_processes_agree_on_the_weight_and_on_every_parameter(run_config, tmp_path):
     # A power of two rounds nothing: the gradient of an L1 loss is a sign, which rounding may turn.
-    configs = [run_config(tmp_path / f"two{factor:.0f}.py", factor) for factor in (1.0, 128.0)]
+    hold = ", hold=True, band=1.01, interval=1"
+    configs = [run_config(tmp_path / f"two{factor:.0f}.py", factor, hold=hold) for factor in (1.0, 128.0)]
     (tmp_path / "worker.py").write_text(WORKER)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, tmp_path / "worker.py", tmp_path / "answer", *configs]
@@ -121,24 +123,31 @@ def test_two_processes_agree_on_the_weight_and_on_every_parameter(run_config, tm
     assert first["parameters"] == second["parameters"]
     states = [read_checkpoint(tmp_path / f"two{factor}" / "iter_6.pth")["state_dict"] for factor in (1, 128)]
     assert_same_training(*states, factor=128, tolerance=0)
+    assert float(states[0][HELD[0]]) == float(states[1][HELD[0]]) != 1.0
 
 
 @pytest.mark.parametrize("iters", [3, pytest.param(50, marks=pytest.mark.long)])
 def test_a_killed_and_resumed_training_ends_as_one_that_was_not(tool, run_config, tmp_path, iters):
-    whole = run_config(tmp_path / "whole.py", iters=iters)
+    hold = ", hold=True, band=1.01, interval=3" if iters == 3 else ""  # the checkpoint lies within the first interval
+    whole = run_config(tmp_path / "whole.py", iters=iters, hold=hold)
     assert tool("train", whole, "--work-dir", tmp_path / "whole") == 0
-    killed = run_config(tmp_path / "killed.py", iters=iters, hook="dict(type='mmengine.StopAfter', iterations=5)")
+    hook = "dict(type='mmengine.StopAfter', iterations=5)"
+    killed = run_config(tmp_path / "killed.py", iters=iters, hook=hook, hold=hold)
     with pytest.raises(SystemExit, match="killed"):
         tool("train", killed, "--work-dir", tmp_path / "run")
     assert not (tmp_path / "run" / "iter_6.pth").exists()
     middle = read_checkpoint(tmp_path / "run" / "iter_4.pth")["state_dict"]
     assert int(middle[NAMES[2]]) == min(iters, 4)
-    resumed = run_config(tmp_path / "resumed.py", iters=iters)
+    resumed = run_config(tmp_path / "resumed.py", iters=iters, hold=hold)
     assert tool("train", resumed, "--work-dir", tmp_path / "run", "--resume") == 0
     end, expected = (read_checkpoint(tmp_path / name / "iter_6.pth")["state_dict"] for name in ("run", "whole"))
     assert int(end[NAMES[2]]) == min(iters, 6)
     if iters == 3:
         assert weight_of(end) == weight_of(middle)
+        assert [float(middle[name]) for name in HELD[:2]] == [1.0, 1.0]
+        assert float(middle[HELD[3]]) > 0
+        assert float(end[HELD[0]]) != 1.0
+        assert all(torch.equal(end[name], expected[name]) for name in (*NAMES, *HELD))
     assert list(end) == list(expected)
     for key, value in expected.items():
         torch.testing.assert_close(end[key], value, rtol=1e-6, atol=1e-6)

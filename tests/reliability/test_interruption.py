@@ -62,6 +62,10 @@ KINDS = {
         "default_hooks = dict(checkpoint=dict(save_best='coco/bbox_mAP'))\noptim_wrapper = dict(accumulative_counts=2)",
     ),
     "student alone, averaged, iterations": (ROADS, "semantic-fpn_r18w16_b8-300i_road-scenes", "", AVERAGED),
+    "condensed data, epochs": (CELLS, "kcd_logits", "", "train_dataloader.update(sampler=dict(keep=0.5, stages=2))"),
+    "condensed data, iterations": (
+        ROADS, "kcd_logits", "", "_data.update(indices=4)\ntrain_dataloader.update(sampler=dict(keep=0.5, stages=2))",
+    ),
     "two workers, epochs": (CELLS, "mse_neck", "", "train_dataloader.update(num_workers=2, persistent_workers=False)"),
 }  # fmt: skip
 WORKERS = {
@@ -96,7 +100,8 @@ def final(work_dir: Path) -> dict[str, object]:
     """The result of a finished training: weights, averages, states of optimizer and random numbers."""
     saved = read_checkpoint(work_dir / ("epoch_3.pth" if (work_dir / "epoch_3.pth").exists() else "iter_6.pth"))
     return {
-        part: saved.get(part) for part in ("state_dict", "ema_state_dict", "optimizer", "param_schedulers", "freqkd")
+        part: saved.get(part)
+        for part in ("state_dict", "ema_state_dict", "optimizer", "param_schedulers", "freqkd", "condensation")
     }
 
 

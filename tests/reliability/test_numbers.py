@@ -27,7 +27,7 @@ from freqkd.losses.logits.softening import SOFTENINGS
 from freqkd.losses.mgd import GenerationBlock
 from freqkd.models.prompt_tuner import PromptTuner
 from freqkd.models.schedule import TermSchedule
-from freqkd.models.weight import FixedWeight, RatioWeight
+from freqkd.models.weight import FixedWeight, HeldRatioWeight, RatioWeight
 from freqkd.registry import DATASETS, HOOKS, MODELS
 from freqkd.teacher.acceleration import Acceleration
 from freqkd.teacher.cache import CachedTeacher
@@ -37,7 +37,7 @@ from freqkd.utils.checkpoints import CheckpointError
 
 PARTS = (FrequencyPrompt, ChannelGate, GenerationBlock, GlobalContext, AmplitudeMixer)
 PARTS += (KANConv2d, KANGate, KANLinear)
-PARTS += (FixedWeight, RatioWeight, TermSchedule, Teacher)
+PARTS += (FixedWeight, HeldRatioWeight, RatioWeight, TermSchedule, Teacher)
 NAMED = {**MODELS.module_dict, **HOOKS.module_dict, **DATASETS.module_dict, **SOFTENINGS, **DIVERGENCES, **REGIONS}
 CLASSES = {kind.__name__: kind for kind in (*NAMED.values(), *PARTS, CachedTeacher, Acceleration)}
 CLASSES = {

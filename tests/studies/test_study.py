@@ -37,7 +37,9 @@ WRONG = {
     "selection = dict(fraction=0.9)": "selection.fraction must be at most 0.5, got 0.9",
     "selection = dict(fraction=0.01)": "selection.fraction must leave a group of images on either side, got 0.01 of 12",
     "methods['student'] = methods['mse']": "methods.student must have another name",
-    "methods['mse']['term'] = 1": "methods.mse takes terms, prompts, options, got 'term'",
+    "methods['mse']['term'] = 1": "methods.mse takes terms, prompts, options, data, got 'term'",
+    "methods['mse']['data'] = dict(sampler={})": r"methods.mse.data must be dict\(sampler=.*hooks=",
+    "methods['mse']['data'] = dict(sampler=dict(type='freqkd.CondensedSampler'), hooks=[])": "methods.mse: .*freqkd.CondensationHook",
     "methods['mse']['terms'] = {}": "methods.mse.terms must hold a term, got none",
     "methods['mse']['prompts'] = 'x.py'": "methods.mse must have prompts=CONFIG .* or neither, got prompts='x.py' and 0",
     "methods['mse']['terms']['loss_mse']['weight'] = 1.0": "methods.mse must have a term without weight.* got no such term",
@@ -77,6 +79,19 @@ def test_options_of_the_command_line_take_the_place_of_the_files(toy_study, tmp_
     )
     with pytest.raises(ValueError, match=r"--methods must be one of 'mse', 'pkd', .*got 'pdk'"):
         read_study(path, ["pdk"])
+
+
+def test_a_method_draws_images_its_own_way(toy_study, tmp_path):
+    data = dict(sampler=dict(type="freqkd.CondensedSampler"), hooks=[dict(type="freqkd.CondensationHook", tap="x")])
+    study = read_study(toy_study(tmp_path, more=f"methods['kcd'] = dict(methods['mse'], data={data})"))
+    plan = Plan(study, tmp_path / "results", tmp_path / "work")
+    known = dict(seconds_per_step=dict(student=1.0), other_seconds=dict(student=1.0))
+    plain, drawn = (plan.training(name, dict(ratio=1.0), 0, known).config for name in ("mse", "kcd"))
+    assert plain.train_dataloader.sampler.type == "InfiniteSampler"
+    assert drawn.train_dataloader.sampler == data["sampler"]
+    assert data["hooks"][0] in drawn.custom_hooks
+    assert data["hooks"][0] not in plain.custom_hooks
+    assert plan.fingerprints["mse"] != plan.fingerprints["kcd"]
 
 
 def test_seconds_become_steps_of_each_method():

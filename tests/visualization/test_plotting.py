@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
-from freqkd.visualization.plotting import band_names, detection_panel, mask_panel, save_png, segmentation_panel
+from freqkd.visualization.plotting import (
+    KEPT,
+    LEFT_OUT,
+    band_names,
+    condensation_panel,
+    detection_panel,
+    mask_panel,
+    save_png,
+    segmentation_panel,
+)
 
 GRAY = np.full((60, 80, 3), 100, np.uint8)
 NAMES = ["LL1", "LH1", "HL1", "HH1"]
@@ -206,3 +215,16 @@ print(matplotlib.get_backend(), 'matplotlib.pyplot' in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["set()", "svg False"]
+
+
+def test_values_are_shown_in_their_order_with_what_is_kept():
+    bright = np.full((60, 80, 3), 201, np.uint8)
+    photos = {"most valuable": [("0.9", GRAY), ("0.8", GRAY)], "none": [], "left out": [("0.1", bright)]}
+    panel = condensation_panel(np.linspace(0.9, 0.1, 20), 12, photos)
+    (rows, columns), (low, right) = where(panel, KEPT), where(panel, LEFT_OUT)
+    assert rows.min() < low.min()  # higher values
+    points = columns[columns < right.min()]
+    assert points.max() < right.min()
+    assert area(panel, GRAY[0, 0]) > 1.5 * area(panel, bright[0, 0]) > 1000
+    with pytest.raises(ValueError, match="kept must be from 1 to the number of values, got 21"):
+        condensation_panel(np.ones(20), 21, photos)

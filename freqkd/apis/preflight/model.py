@@ -15,6 +15,7 @@ from torch import nn
 
 from freqkd.apis.preflight.cache import check_manifest
 from freqkd.apis.preflight.classes import check_classes
+from freqkd.apis.preflight.condensation import check_condensation
 from freqkd.apis.preflight.first_step import try_steps
 from freqkd.apis.preflight.runner import check_optimization
 from freqkd.models.options import build_part
@@ -53,6 +54,7 @@ def check_model(
         check_progress(model, config)
         with worded("model"):
             check_classes(model, config)
+        check_condensation(model, config)
         shapes, failure = _rehearse(model, samples or {}) if rehearsal else ({}, "")
         check_manifest(model, config)
         if checkpoint is not None:
