@@ -44,8 +44,9 @@ bench: setup  ## measure losses, steps and scaling, and write docs/benchmarks.md
 	@$(VENV)/python benchmarks/cached_step.py 2> /dev/null
 	@$(VENV)/python benchmarks/report.py
 
-comparison: setup  ## write the numbers of studies/results into docs/comparison.md and README.md
+comparison: setup  ## write the numbers of studies/results into docs/comparison.md, docs/methods.md and README.md
 	@$(VENV)/python -m freqkd.studies.page docs/comparison.md README.md
+	@$(VENV)/python tools/write_methods_table.py
 
 teachers: setup  ## train the shipped teachers again from nothing (25 minutes on 2 cores)
 	@$(VENV)/python tools/train_teachers.py

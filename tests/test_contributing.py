@@ -96,6 +96,21 @@ def test_every_loss_and_adapter_has_a_row():
     assert not names - in_rows
 
 
+def test_the_table_of_methods_and_heads_is_the_one_that_the_script_writes():
+    script = ROOT / "tools/write_methods_table.py"
+    run = subprocess.run([sys.executable, str(script), "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, f"{run.stdout}run python tools/write_methods_table.py"
+    text = (ROOT / "docs/methods.md").read_text()
+    rows = re.findall(r"^\| .* \|$", text[text.index("<!-- Written by") : text.index("<!-- end -->")], re.M)[1:]
+    cells = [cell.strip() for row in rows for cell in row.split("|")[2:12]]
+    with_configs = [cell for cell in cells if cell.startswith("[")]
+    assert len(with_configs) == int(re.search(r"^(\d+) cells are configs", text, re.M)[1]) >= 60
+    assert all((ROOT / "docs" / re.search(r"\((.+)\)", cell)[1]).exists() for cell in with_configs)
+    assert len(cells) == 10 * len(rows)
+    reasons = set(re.findall(r"^- ([=a-z]): ", text, re.M))
+    assert all(cell[0] in "[`" or cell.split(" (")[0] in reasons for cell in cells)
+
+
 def test_the_table_of_packages_is_the_order_of_the_import_rules():
     rules = re.search(r'type = "layers"\nlayers = \[(.*?)\n\]', (ROOT / "pyproject.toml").read_text(), re.S)[1]
     modules = re.findall(r"freqkd[\w.]*", rules)
@@ -228,7 +243,9 @@ def test_a_page_names_what_exists(page):
 
     text, added = page.read_text(), {**steps("Add a loss"), **steps("Add a head adapter")}
     prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-    paths = set(re.findall(r"`((?:freqkd|tests|docs|tools|configs|data|benchmarks|examples)/[\w/.*-]+)`", prose)) - set(added)
+    paths = set(re.findall(r"`((?:freqkd|tests|docs|tools|configs|data|benchmarks|examples)/[\w/.*-]+)`", prose)) - set(
+        added
+    )
     wrong = [path for path in paths if "METHOD" not in path and not list(ROOT.glob(path))]
     wrong += [link for link in re.findall(r"\]\(([\w/.-]+)\)", prose) if not (page.parent / link).exists()]
     registries = (registry.MODELS, registry.HOOKS, registry.DATASETS, registry.DATA_SAMPLERS)

@@ -39,7 +39,7 @@ WRONG = {
     "methods['student'] = methods['mse']": "methods.student must have another name",
     "methods['mse']['term'] = 1": "methods.mse takes terms, prompts, options, data, got 'term'",
     "methods['mse']['data'] = dict(sampler={})": r"methods.mse.data must be dict\(sampler=.*hooks=",
-    "methods['mse']['data'] = dict(sampler=dict(type='freqkd.CondensedSampler'), hooks=[])": "methods.mse: .*freqkd.CondensationHook",
+    "methods['mse']['data'] = dict(sampler=dict(type='freqkd.CondensedSampler'), hooks=[])": "methods.mse: .*CondensationHook",
     "methods['mse']['terms'] = {}": "methods.mse.terms must hold a term, got none",
     "methods['mse']['prompts'] = 'x.py'": "methods.mse must have prompts=CONFIG .* or neither, got prompts='x.py' and 0",
     "methods['mse']['terms']['loss_mse']['weight'] = 1.0": "methods.mse must have a term without weight.* got no such term",

@@ -1,0 +1,119 @@
+"""The table of methods and heads in docs/methods.md, from the configs, configs/heads.yml and the results of the studies.
+
+`--check` writes nothing, and fails where the table is not what would be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from write_model_pages import ROOT, Entry, find_entries, table
+
+from freqkd.studies.answer import read_study, summarise
+
+PAGE = "docs/methods.md"
+BLOCK = re.compile(r"(<!-- Written by tools/write_methods_table.py -->\n).*?(<!-- end -->)", re.DOTALL)
+STUDIES = {"blood cells, box AP": "blood-cells", "road scenes, mIoU": "road-scenes"}
+
+
+def column_of(network: str, columns: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the column in which a network stands.
+
+    >>> column_of("faster-rcnn-r50", {"RetinaNet": ["retinanet"], "Faster R-CNN": ["faster-rcnn"]})
+    'Faster R-CNN'
+    """
+    return next((name for name, starts in columns.items() if network.startswith(tuple(starts))), None)
+
+
+def find_configs(entries: Sequence[Entry], facts: Mapping[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """Return the configs of each cell, by the titles of its row and column, as paths from the repository's root."""
+    rows = {method: row["title"] for row in facts["rows"] for method in row["of"]}
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in entries:
+        column = column_of(one.student or one.teacher, facts["columns"])
+        if one.method in rows and column:
+            found.setdefault((rows[one.method], column), []).append(str(one.path))
+    for path, titles in facts["examples"].items():
+        column = column_of(Path(path).name, facts["columns"])
+        for title in titles:
+            found.setdefault((title, str(column)), []).append(f"examples/{path}")
+    return found
+
+
+def cell(row: Mapping[str, Any], column: str, configs: Sequence[str]) -> str:
+    """Return what a cell says: how many configs there are, linked, or why there is none."""
+    if configs:
+        folder = str(Path(configs[0]).parent) if len(configs) > 1 else configs[0]
+        return f"[{len(configs)}](../{folder})"
+    said = (text for start, text in row["cells"].items() if column.startswith(start))
+    return str(next(said, row["cells"].get("else")))
+
+
+def gain(study: str, method: str | None, results: Path) -> str:
+    """Return a method's gain over the student alone in a study, on the reported split or else the selection part."""
+    for folder, part in ((study, ""), (f"{study}-forms", ", selection part")):
+        if method is None or not (results / folder / "STUDY.json").exists():
+            continue
+        answer = summarise(*read_study(results / folder))
+        form = ".4f" if answer["scale"] == 1 else ".2f"
+        for length in answer["lengths"]:
+            for row in length["rows"]:
+                if row["method"] == method and row["to_student"]:
+                    entry, seeds = row["to_student"], len(row["metrics"])
+                    verdict = f", {entry['verdict']}" if seeds > 1 else ""
+                    return f"{entry['mean']:+{form}}{verdict} ({seeds} seed{'s' * (seeds > 1)}{part})"
+    return "-"
+
+
+def block(root: Path = ROOT) -> str:
+    """Return the table and its notes."""
+    facts = yaml.safe_load((root / "configs/heads.yml").read_text("utf-8"))
+    found = find_configs(find_entries(root), facts)
+    rows = []
+    for row in facts["rows"]:
+        cells = [cell(row, column, found.get((row["title"], column), [])) for column in facts["columns"]]
+        gains = [gain(study, row.get("study"), root / "studies/results") for study in STUDIES.values()]
+        rows.append([row["title"], *cells, *gains])
+    notes = "\n".join(f"- {key}: {text}." for key, text in facts["reasons"].items())
+    return f"""{len(found)} cells are configs, each of which takes a step in `make test-configs`, or in the tests of `examples/`. The others say what a
+config of your own needs, by the name of an [adapter](#adapters), or why there is none:
+
+{notes}
+
+The last columns are gains over the student alone, from [comparison.md](comparison.md); one seed is no verdict.
+
+{table(["method", *facts["columns"], *STUDIES], rows)}
+"""
+
+
+def fill(text: str, root: Path = ROOT) -> str:
+    """Return the page with its table written again."""
+    return BLOCK.sub(lambda found: f"{found[1]}{block(root)}{found[2]}", text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the table, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where the table is out of date")
+    check = parser.parse_args(arguments).check
+    page = ROOT / PAGE
+    text = page.read_text("utf-8")
+    filled = fill(text)
+    if filled != text and not check:
+        page.write_text(filled, "utf-8")
+    print(f"{PAGE} is out of date" if filled != text else f"{PAGE} is up to date")
+    return int(check and filled != text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
