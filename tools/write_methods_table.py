@@ -85,7 +85,7 @@ def block(root: Path = ROOT) -> str:
         gains = [gain(study, row.get("study"), root / "studies/results") for study in STUDIES.values()]
         rows.append([row["title"], *cells, *gains])
     notes = "\n".join(f"- {key}: {text}." for key, text in facts["reasons"].items())
-    return f"""{len(found)} cells are configs, each of which takes a step in `make test-configs`, or in the tests of `examples/`.
+    return f"""{len(found)} cells are configs; each takes a step in `make test-configs`, or in the tests of `examples/`.
 The others say what a config of your own needs, by the name of an [adapter](#adapters), or why there is none:
 
 {notes}
