@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from freqkd.adapters import HeadAdapter
+from freqkd.apis.mixed_precision import set_precision
 from freqkd.apis.preflight import check_model
 from freqkd.datasets.fixed_views import canonical
 from freqkd.studies.jobs import Job
@@ -59,6 +60,8 @@ class Plan:
         """The student's config with the parts of the training split, and the views that all methods share."""
         config = copy.deepcopy(self.study.student)
         hold_out(config, self.held, self.work / "split")
+        if self.study.amp:
+            set_precision(config, self.study.amp)
         if self.study.views:
             loader = config.train_dataloader
             _pad_to_one_size(loader, config.model.get("data_preprocessor") or {})
@@ -75,6 +78,7 @@ class Plan:
             teacher["checkpoint"] = hash_weights(weights_of(read_checkpoint(self.checkpoint)))
         configs = [study.student.to_dict(), self.teacher.to_dict()]
         shared = canonical([*configs, teacher, vars(study.selection), study.views, study.report])
+        shared += study.amp
         data, found = str(study.student.train_dataloader.dataset.get("data_root") or Path.cwd()), {}
         for name, method in study.methods.items():
             # Results from before methods had `data` are of methods without.

@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from freqkd.apis.export import is_distillation
+from freqkd.apis.mixed_precision import PRECISIONS
 from freqkd.models.options import check_options
 from freqkd.studies.search import check_search
 from freqkd.studies.split import Selection
@@ -153,6 +154,8 @@ class Study:
         search: trials of the methods and of the student alone, see `check_search`; none: methods as given.
         seeds: number of final runs of each method.
         views: fixed views of every image, for a cached teacher; 0: no cache, and the augmentation of the config.
+        amp: "bfloat16" or "float16" for students that train in mixed precision, see `freqkd train --amp`; empty: as their config
+            says.
         report: False for a study that explores: the selection part judges its final runs too, and the reported split is never
             read.
     """
@@ -167,6 +170,7 @@ class Study:
     search: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     seeds: int = 3
     views: int = 4
+    amp: str = ""
     report: bool = True
 
     def __post_init__(self) -> None:
@@ -174,6 +178,8 @@ class Study:
         check_whole("seeds", self.seeds, 1, most=1000)
         check_whole("views", self.views, 0)
         check_flag("report", self.report)
+        if self.amp:
+            check_choice("amp", self.amp, PRECISIONS)
         teacher = self.teacher
         if not isinstance(teacher, Mapping) or "config" not in teacher or not teacher.keys() & {"checkpoint", "steps"}:
             raise ValueError(

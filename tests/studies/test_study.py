@@ -53,6 +53,7 @@ WRONG = {
     "views = -1": "views must be at least 0, got -1",
     "budget = '5 minutes'": "budget must be a number of steps, or of seconds such as '300s', got '5 minutes'",
     "budget = 2": "budget must be at least 5, got 2",
+    "amp = 'half'": "amp must be one of 'bfloat16', 'float16', got 'half'",
     "control = 'mes'": "control must be one of 'mse', got 'mes'; did you mean 'mse'",
 }
 
@@ -92,6 +93,17 @@ def test_a_method_draws_images_its_own_way(toy_study, tmp_path):
     assert data["hooks"][0] in drawn.custom_hooks
     assert data["hooks"][0] not in plain.custom_hooks
     assert plan.fingerprints["mse"] != plan.fingerprints["kcd"]
+
+
+def test_students_train_in_the_precision_of_the_study(toy_study, tmp_path):
+    known = dict(seconds_per_step=dict(student=1.0), other_seconds=dict(student=1.0))
+    plain, half = (
+        Plan(read_study(toy_study(tmp_path, more=more)), tmp_path / "results", tmp_path / "work")
+        for more in ("", "amp = 'bfloat16'")
+    )
+    assert half.training("mse", dict(ratio=1.0), 0, known).config.optim_wrapper.type == "freqkd.Bfloat16OptimWrapper"
+    assert plain.training("mse", dict(ratio=1.0), 0, known).config.optim_wrapper.type == "OptimWrapper"
+    assert plain.fingerprints["mse"] != half.fingerprints["mse"]
 
 
 def test_seconds_become_steps_of_each_method():
