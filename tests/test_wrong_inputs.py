@@ -165,7 +165,7 @@ def test_a_teacher_with_classes_of_another_order(refused, other_order):
 
 
 def test_a_prompt_stage_on_classes_of_another_order(refused, other_order):
-    words = ("prompt stage", "class 0 is 'RBC' in the data and 'WBC'", "model.teacher.classes=")
+    words = ("first stage", "class 0 is 'RBC' in the data and 'WBC'", "model.teacher.classes=")
     refused(*words, kind="prompts", more=f"model = dict({other_order})")
 
 

@@ -22,7 +22,7 @@ from freqkd.models.teacher_stage import TeacherStage
 from freqkd.taps import FeatureTap, InputTap
 from freqkd.teacher import CachedTeacher
 from freqkd.utils.checkpoints import CheckpointError
-from freqkd.utils.checks import check_at_least
+from freqkd.utils.checks import check_at_least, check_whole
 from freqkd.utils.processes import unwrapped
 from freqkd.visualization.plotting import Image, condensation_panel
 
@@ -71,6 +71,8 @@ class CondensationHook(Hook):
     ) -> None:
         if not (isinstance(tap, str) and tap):
             raise ValueError(f"tap must be the path of a class predictor, e.g. 'bbox_head.retina_cls', got {tap!r}")
+        if num_classes is not None:
+            check_whole("num_classes", num_classes, 1)
         check_at_least("summary", summary, 0, most=1)
         self.tap, self.num_classes, self.activation, self.summary = tap, num_classes, activation, summary
         self._told = 1  # stages that the log has, the first one counted

@@ -47,7 +47,7 @@ CLASSES = {name: kind for name, kind in CLASSES.items() if kind.__module__.start
 NEEDED = dict(channels=4, num_levels=1, student_channels=4, teacher_channels=4, num_classes=3, ratio=0.5, weight=1.0)
 NEEDED.update(in_features=4, out_features=4, in_channels=4, out_channels=4)
 NEEDED.update(dir="cache", views=2, config="config.py", checkpoint="net.pth", head="a", loss=MSELoss(), dataset={})  # type: ignore[arg-type]
-NEEDED.update(student={}, teacher={}, terms={}, prompts=dict(channels=4, num_levels=1))  # type: ignore[arg-type]
+NEEDED.update(tap="neck", student={}, teacher={}, terms={}, prompts=dict(channels=4, num_levels=1))  # type: ignore[arg-type]
 BAD = {
     "number": (math.nan, math.inf, -math.inf, True, "1", -1e9, 1e30),
     "whole number": (math.nan, math.inf, -math.inf, True, "1", 2.5, 2.0, -(10**30), 10**30),

@@ -188,7 +188,7 @@ TEACHER = SimpleNamespace(hash=bytes(range(32)).hex(), checkpoint="teacher.pth")
 def good():
     """What a prompt stage writes."""
     loss = FreeKDLoss(channels=4, num_levels=2, num_prompts=2)
-    made = describe_prompts(loss.prompts, gate=False)
+    made = describe_prompts(loss.prompts, loss.gates)
     made.update(tap="neck", levels=[0, 1], teacher=TEACHER.checkpoint, teacher_hash=TEACHER.hash)
     return dict(state_dict={key: value.clone() for key, value in loss.state_dict().items()}, meta=made)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from freqkd.models import prompt_tuner, rehearsal
+from freqkd.models import rehearsal, teacher_stage
 from freqkd.models.term import DistillTerm
 from freqkd.teacher import Teacher, teacher
 from freqkd.utils.compat import read_config
@@ -68,7 +68,7 @@ def teacher_runs(monkeypatch):
         rehearsals.pop()
 
     monkeypatch.setattr(Teacher, "extract", extract)
-    for module in (rehearsal, prompt_tuner):
+    for module in (rehearsal, teacher_stage):
         monkeypatch.setattr(module, "rehearsal", noted)
     return found
 

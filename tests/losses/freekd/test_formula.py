@@ -180,7 +180,7 @@ def test_a_module_combines_its_prompts_masks(combine: str) -> None:
         (dict(norm="l3"), "norm must be one of 'l1', 'l2', 'huber', 'log', got 'l3'"),
         (dict(knee=0), "knee must be above 0"),
         (dict(combine="median"), "combine must be one of 'mean', 'max', 'rms', 'contrast', 'none'"),
-        (dict(band_weights="low"), "band_weights must be one of 'mean'"),
+        (dict(band_weights="lows"), "band_weights must be one of 'mean'"),
         (dict(band_weights=[1, 2, 3]), "band_weights must be one of .* or 10 or 4 numbers for depth=3"),
         (dict(band_weights=[1, 2, 3, -1]), r"band_weights\[3\] must be at least 0"),
         (dict(weight_map=torch.ones(1, 2, 8, 8)), "weight_map must have 1 channels"),
