@@ -154,8 +154,8 @@ class Study:
         search: trials of the methods and of the student alone, see `check_search`; none: methods as given.
         seeds: number of final runs of each method.
         views: fixed views of every image, for a cached teacher; 0: no cache, and the augmentation of the config.
-        amp: "bfloat16" or "float16" for students that train in mixed precision, see `freqkd train --amp`; empty: as their config
-            says.
+        amp: "bfloat16" or "float16", for students that train in mixed precision (`freqkd train --amp`); empty: as their
+            config says.
         report: False for a study that explores: the selection part judges its final runs too, and the reported split is never
             read.
     """
