@@ -53,8 +53,12 @@ def find_configs(entries: Sequence[Entry], facts: Mapping[str, Any]) -> dict[tup
 def cell(row: Mapping[str, Any], column: str, configs: Sequence[str]) -> str:
     """Return what a cell says: how many configs there are, linked, or why there is none."""
     if configs:
-        folder = str(Path(configs[0]).parent) if len(configs) > 1 else configs[0]
-        return f"[{len(configs)}](../{folder})"
+        folders: dict[str, list[str]] = {}
+        for path in configs:
+            folders.setdefault(str(Path(path).parent), []).append(path)
+        return ", ".join(
+            f"[{len(paths)}](../{folder if len(paths) > 1 else paths[0]})" for folder, paths in folders.items()
+        )
     said = (text for start, text in row["cells"].items() if column.startswith(start))
     return str(next(said, row["cells"].get("else")))
 

@@ -110,6 +110,11 @@ class CrossHead(HeadAdapter):
         head = getattr(network, HEAD, None)
         if head is not None:
             check_num_classes(self.num_classes, describe_head(network, HEAD), owner)
+        if self.reg is not None and head is not None and not hasattr(head, "get_anchors"):
+            raise ValueError(
+                f"reg must be None for the {owner}'s {type(head).__name__}, which assigns points, not anchors, to boxes, got "
+                f"{self.reg!r}; compare classes alone, e.g. by a LogitLoss"
+            )
         check_activation(head, loss, owner)
 
     def __call__(self, student_feats: list[Tensor], teacher_feats: list[Tensor], batch: Batch) -> dict[str, Any]:

@@ -88,6 +88,11 @@ class ImageEntropy:
                 f"tap must be a module that runs in training, got {self.tap!r}, which gave nothing; name the class predictor, "
                 "e.g. 'bbox_head.retina_cls'"
             )
+        if rois is None and maps[0].dim() < 4:
+            raise ValueError(
+                f"tap must lead to a head of pixels, anchors or proposals, got {self.tap!r}, which gave a tensor of shape "
+                f"{tuple(maps[0].shape)}; leave condensation to detectors and segmenters"
+            )
         if rois is not None:
             entropies = prediction_entropy(maps[0].float(), self.activation).double()
             image = rois[:, 0].long()

@@ -34,9 +34,8 @@ def prediction_entropy(logits: Tensor, activation: str, dim: int = 1) -> Tensor:
     """
     check_choice("activation", activation, ("softmax", "sigmoid"))
     if activation == "softmax":
-        log_p = logits.log_softmax(dim)
-        return -(log_p.exp() * log_p).sum(dim)
-    return -(logits.sigmoid() * F.logsigmoid(logits) + (-logits).sigmoid() * F.logsigmoid(-logits)).sum(dim)
+        return torch.special.entr(logits.softmax(dim)).sum(dim)
+    return (torch.special.entr(logits.sigmoid()) + torch.special.entr((-logits).sigmoid())).sum(dim)
 
 
 class ImageValues:

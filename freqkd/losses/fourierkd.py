@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd.align import Maps, check_level_maps, per_level
+from freqkd.losses.cosine import unit_vectors
 from freqkd.utils.checks import WIDEST, as_maps, check_at_least, check_flag, check_same_shape, check_whole, upcast
 
 __all__ = ["AmplitudeMixer", "FourierKDLoss", "fourierkd_loss"]
@@ -61,8 +61,8 @@ def fourierkd_loss(
         frequency is moved to the centre along all four axes, batch and channels included, so that the cosines weigh the
         maps of other images and channels; here nothing is moved, as no step depends on the order of the frequencies.
         There, only the last of several maps counts; here, all do. A phase of a coefficient below 1e-5 of its channel's
-        largest, which is rounding, fades out instead of having a gradient without bound. The 1 x 1 convolution of the student's
-        map is the term's align, and its output enters the cosines, too. The gradient goes through the cosines, as there.
+        largest, which is rounding, counts as 0 instead of having a gradient without bound. The 1 x 1 convolution of the
+        student's map is the term's align, and its output enters the cosines, too. The gradient goes through the cosines, as there.
 
     Example:
         >>> feat = torch.tensor([[[[1.0, 2.0], [4.0, 3.0]]]])
@@ -81,7 +81,8 @@ def fourierkd_loss(
         check_same_shape(student_feat, teacher_feat, f"features of level {level}")
         with torch.autocast(student_feat.device.type, enabled=False):
             s, t = upcast(student_feat), upcast(teacher_feat.detach())
-            weight = 1 - F.cosine_similarity(s.flatten(2), t.flatten(2), dim=2)
+            ours, theirs = (unit_vectors(x.flatten(2).mT) for x in (s, t))  # a channel of zeros has no gradient
+            weight = 1 - (ours * theirs).sum(1)
             freq_s, freq_t = (torch.fft.fft2(x, norm="ortho") for x in (s, t))
             amplitude = upcast(mixer(freq_s.abs(), freq_t.abs()))
             check_same_shape(amplitude, t, f"amplitudes of level {level}, mixed,")
@@ -97,11 +98,10 @@ def fourierkd_loss(
 
 
 def _phase(freq: Tensor) -> Tensor:
-    """Return z / |z|, with |z| at least a small part of the channel's largest; 0 for a channel of zeros."""
+    """Return z / |z|; 0, without a gradient, where |z| is a tiny part of the channel's largest, and for a channel of zeros."""
     size = freq.abs()
-    largest = size.detach().amax((-2, -1), keepdim=True)
-    least = torch.where(largest > torch.finfo(size.dtype).tiny ** 0.5, FAINT * largest, 1.0)
-    return freq / torch.maximum(size, least)
+    least = (FAINT * size.detach().amax((-2, -1), keepdim=True)).clamp(min=torch.finfo(size.dtype).tiny ** 0.5)
+    return torch.where(size > least, freq / torch.maximum(size, least), 0)
 
 
 def _on_sphere(freq: Tensor) -> tuple[Tensor, Tensor, Tensor]:

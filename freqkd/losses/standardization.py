@@ -18,7 +18,7 @@ def standardized(x: Tensor, per_channel: bool = True, unbiased: bool = True) -> 
 
     .. math:: \hat x = (x - \mu_c) / (\sigma_c + 10^{-6})
 
-    A constant channel, of a deviation of at most 1e-6, gives 0, and its gradient is 0.
+    A constant channel, of a deviation of at most 1e-6, or 1e-6 of its mean, which is rounding, gives 0, and its gradient is 0.
 
     Args:
         x: (N, C, H, W).
@@ -28,14 +28,16 @@ def standardized(x: Tensor, per_channel: bool = True, unbiased: bool = True) -> 
     >>> standardized(torch.tensor([[[[1.0, 3.0]]]]))[0, 0]
     tensor([[-0.7071,  0.7071]])
     """
-    centred = x - x.mean((0, 2, 3), keepdim=True)
+    mean = x.mean((0, 2, 3), keepdim=True)
+    centred = x - mean
     dims = (0, 2, 3) if per_channel else (0, 1, 2, 3)
     count = x.numel() // x.shape[1]
     # A norm, not the root of a sum: its gradient is 0, not infinite, where a channel is constant. There, the gradient of the
     # quotient would be the loss's times 1e6.
     norm: Tensor = torch.linalg.vector_norm(centred, dim=dims, keepdim=True)
     deviation = norm / math.sqrt(max(count - unbiased, 1) * (1 if per_channel else x.shape[1]))
-    return torch.where(deviation > EPS, centred / (deviation + EPS), 0)
+    size = mean.detach().abs() if per_channel else mean.detach().abs().amax()
+    return torch.where(deviation > EPS * size.clamp(min=1), centred / (deviation + EPS), 0)
 
 
 def standardize_pair(student: Tensor, teacher: Tensor, how: str) -> tuple[Tensor, Tensor]:

@@ -47,9 +47,11 @@ class WeakTerms:
             return ""
         self._said.add(name)
         if not weight.measured.term_sum:
+            until = " until it has one" * isinstance(weight, HeldRatioWeight)
             return (
                 f"terms.{name} pulls with 0 % of the ratio asked for, {weight.ratio:g}: its gradient at the tap was 0 in all "
-                f"{weight.iters} measured iterations, and its weight stays 0; look whether its loss has anything to compare"
+                f"{weight.iters} measured iterations, and its weight stays 0{until}; look whether its loss has anything to "
+                "compare"
             )
         return (
             f"terms.{name} pulls with {100 * pull:.2g} % of the ratio asked for, {weight.ratio:g}, in the last {COUNT} "

@@ -107,6 +107,11 @@ class Plan:
         """
         check_writable("results", self.results, "--results-dir")
         check_writable("work dir", self.work, "--work-dir")
+        if self.study.amp:
+            try:
+                set_precision(copy.deepcopy(self.study.student), self.study.amp)
+            except ValueError as error:
+                raise ValueError(f"amp: {error}") from None
         self._check_recipe()
         prints = self.fingerprints
         for path in (*self.results.glob("*.json"), *self.results.glob("search/*.json")):

@@ -128,9 +128,16 @@ class Method:
             raise ValueError(f"methods.{name}.terms must be dict(loss_...=dict(...), ...), got {self.terms!r}")
         if not self.terms:
             raise ValueError(f"methods.{name}.terms must hold a term, got none; the student alone is in every study")
-        if self.data and self.data.keys() != {"sampler", "hooks"}:
+        data = self.data
+        if data and not (
+            isinstance(data, Mapping)
+            and data.keys() == {"sampler", "hooks"}
+            and isinstance(data["sampler"], Mapping)
+            and isinstance(data["hooks"], (list, tuple))
+            and all(isinstance(hook, Mapping) for hook in data["hooks"])
+        ):
             raise ValueError(
-                f"methods.{name}.data must be dict(sampler=dict(...), hooks=[dict(...), ...]), got {self.data!r}"
+                f"methods.{name}.data must be dict(sampler=dict(...), hooks=[dict(...), ...]), got {data!r}"
             )
         asked = [key for key, term in self.terms.items() if term.get("prompts") is True]
         if bool(asked) != bool(self.prompts):

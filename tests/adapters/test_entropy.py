@@ -31,6 +31,15 @@ def test_the_padding_of_a_batch_does_not_count():
         assert found[image].item() == pytest.approx(np.mean(slow), rel=1e-5)
 
 
+def test_the_logits_of_whole_images_are_refused():
+    network = nn.ModuleDict(dict(head=nn.Linear(4, 3)))
+    measure = ImageEntropy(network, "head", num_classes=3, activation="softmax")
+    with pytest.raises(
+        ValueError, match=r"tap must lead to a head of pixels, anchors or proposals, got 'head'.*\(2, 3\)"
+    ):
+        measure([torch.randn(2, 3)], [(8, 8)] * 2, (8, 8))
+
+
 @pytest.mark.parametrize(
     ("task", "tap"), [("detection", "bbox_head.retina_cls"), ("segmentation", "decode_head.conv_seg")]
 )

@@ -13,8 +13,10 @@ from mmengine.structures import InstanceData, PixelData
 
 import freqkd.registry  # noqa: F401
 from freqkd.adapters import dense
+from freqkd.adapters.band_head import BandHead
 from freqkd.adapters.base import Batch
 from freqkd.adapters.dense import DenseLogits
+from freqkd.losses import CrossKDBoxLoss, LogitLoss
 from freqkd.taps import FeatureTap
 from freqkd.utils import processes
 from freqkd.utils.compat import read_config
@@ -64,6 +66,17 @@ def test_its_samples_are_the_rows_of_the_heads_own_loss(name):
     assert [tuple(level.shape[:3]) for level in found] == [(2, CLASSES, anchors)] * 5
     unfolded = [level.permute(0, 3, 4, 2, 1).reshape(-1, CLASSES) for level in found]
     torch.testing.assert_close(torch.cat(unfolded), torch.cat([row.reshape(-1, CLASSES) for row in rows]))
+
+
+def test_boxes_of_a_head_without_anchors_are_refused():
+    config = read_config(HEADS["fcos"][0]).model
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        head = MODELS.build(ConfigDict({**config.bbox_head, "num_classes": CLASSES, "test_cfg": config.test_cfg}))
+    network = torch.nn.ModuleDict(dict(bbox_head=head))
+    loss = LogitLoss(divergence="quality_focal")
+    BandHead(cls="conv_cls", reg=None).check_head(network, "neck", loss, "student")
+    with pytest.raises(ValueError, match=r"reg must be None for the student's FCOSHead.*got 'conv_reg'"):
+        BandHead(cls="conv_cls", reg="conv_reg").check_head(network, "neck", CrossKDBoxLoss(), "student")
 
 
 def test_the_number_of_boxes_is_that_of_all_processes_together(monkeypatch):

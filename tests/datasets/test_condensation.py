@@ -81,6 +81,12 @@ def test_a_binary_entropy_by_hand():
     assert prediction_entropy(p.logit(), "sigmoid").item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_probability_of_0_or_1_adds_nothing():
+    inf = torch.inf
+    assert prediction_entropy(torch.tensor([[0.0, 0.0, -inf]]), "softmax").item() == pytest.approx(np.log(2))
+    assert prediction_entropy(torch.tensor([[0.0, inf, -inf]]), "sigmoid").item() == pytest.approx(np.log(2))
+
+
 def test_a_share_is_kept_to_the_image():
     assert kept_counts(205, 0.7, 5) == [205, 193, 181, 169, 157, 144]
     assert kept_counts(3, 0.01, 2) == [3, 2, 1]

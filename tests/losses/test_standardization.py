@@ -39,7 +39,12 @@ def test_one_deviation_keeps_the_channels_apart():
 
 
 def test_constant_channels_and_single_positions_are_finite():
-    for x in (torch.full((2, 3, 4, 4), 7.0), torch.randn(1, 3, 1, 1)):
+    rounded = (
+        torch.tensor([1000.1, 33.3, -0.7]).view(1, 3, 1, 1).expand(2, 3, 13, 13).clone()
+    )  # the mean of such is rounded
+    for x in (torch.full((2, 3, 4, 4), 7.0), torch.randn(1, 3, 1, 1), rounded):
+        if x is rounded:
+            assert (x - x.mean((0, 2, 3), keepdim=True)).abs().max() > 1e-5
         x.requires_grad_()
         for per_channel in (True, False):
             found = standardized(x, per_channel)

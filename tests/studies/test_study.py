@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
@@ -53,6 +54,8 @@ WRONG = {
     "views = -1": "views must be at least 0, got -1",
     "budget = '5 minutes'": "budget must be a number of steps, or of seconds such as '300s', got '5 minutes'",
     "budget = 2": "budget must be at least 5, got 2",
+    "methods['mse']['data'] = ['a']": r"methods.mse.data must be dict.*got \['a'\]",
+    "methods['mse']['data'] = dict(sampler={}, hooks=dict(type='x'))": "methods.mse.data must be dict.*hooks=",
     "amp = 'half'": "amp must be one of 'bfloat16', 'float16', got 'half'",
     "control = 'mes'": "control must be one of 'mse', got 'mes'; did you mean 'mse'",
 }
@@ -93,6 +96,12 @@ def test_a_method_draws_images_its_own_way(toy_study, tmp_path):
     assert data["hooks"][0] in drawn.custom_hooks
     assert data["hooks"][0] not in plain.custom_hooks
     assert plan.fingerprints["mse"] != plan.fingerprints["kcd"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the precision is for accelerators")
+def test_a_precision_that_the_machine_lacks_is_refused_before_the_teacher_is_trained(toy_study, tmp_path):
+    with pytest.raises(ValueError, match="amp: --amp float16 needs an accelerator"):
+        main([toy_study(tmp_path, more="amp = 'float16'")])
 
 
 def test_students_train_in_the_precision_of_the_study(toy_study, tmp_path):
@@ -181,7 +190,6 @@ def test_images_of_several_sizes_are_padded_to_one(step, padded):
 
 
 def test_the_schedule_of_every_run(toy_data, tmp_path):
-    import torch
     from mmengine.registry import PARAM_SCHEDULERS
 
     config = read_config(toy_data(tmp_path))

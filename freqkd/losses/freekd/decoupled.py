@@ -27,10 +27,13 @@ def strict_distance(student: Tensor, teacher: Tensor, bands: str, *context: Any,
 
     The variance is the mean over the channels: with it, the distance does not depend on the network's magnitude, and can be
     added to `relaxed_distance`. The unit is at least a thousandth of the mean square, for
-    maps that are nearly constant, and 1 for a map of zeros. `context` are masks and channel weights.
+    maps that are nearly constant; the mean square itself for one number per channel, which has no variance; and 1 for a map of
+    zeros. `context` are masks and channel weights.
     """
     target = upcast(teacher.detach())
-    unit = torch.maximum(target.var((0, 2, 3), correction=0).mean(), FLAT * target.square().mean())
+    square = target.square().mean()
+    unit = torch.maximum(target.var((0, 2, 3), correction=0).mean(), FLAT * square)
+    unit = square if target[:, 0].numel() == 1 else unit
     distance = freekd_loss(student, teacher, *context, norm="l2", band_weights=bands, **options)
     return distance / torch.where(unit > 0, unit, 1.0)
 
