@@ -62,7 +62,8 @@ def fourierkd_loss(
         maps of other images and channels; here nothing is moved, as no step depends on the order of the frequencies.
         There, only the last of several maps counts; here, all do. A phase of a coefficient below 1e-5 of its channel's
         largest, which is rounding, counts as 0 instead of having a gradient without bound. The 1 x 1 convolution of the
-        student's map is the term's align, and its output enters the cosines, too. The gradient goes through the cosines, as there.
+        student's map is the term's align, and its output enters the cosines, too. The gradient goes through the cosines, as
+        there.
 
     Example:
         >>> feat = torch.tensor([[[[1.0, 2.0], [4.0, 3.0]]]])
