@@ -25,6 +25,7 @@ COMPARED = {  # how the sentences name what a row is compared with
     "to_control": " compared with its random-teacher control",
 }
 COLUMNS = {"to_mse": "to MSE", "to_pkd": "to PKD", "to_control": "to its random-teacher control"}
+CURVES = 12  # methods in the picture
 NOTES = """\
 Differences: paired over seeds, with a 95 % t interval (Welch's where seeds are not shared). Verdicts are corrected for the
 number of methods (Holm), intervals are not. Over images: 95 % bootstrap interval for the networks at hand. Could see: true
@@ -332,12 +333,17 @@ def _mean(entry: Record | None, form: str, ends: Sequence[float] | None = None) 
 
 
 def _draw(answer: Record) -> Figure:
+    """Draw the curves of all methods, or where these are many, of the student alone, MSE, PKD and the best."""
     lengths = answer["lengths"]
     names = list(dict.fromkeys(row["method"] for length in lengths for row in length["rows"]))  # the student is first
+    if len(names) > CURVES:  # the references, and the best
+        best = sorted((row for length in lengths for row in length["rows"]), key=lambda row: -row["metric"])
+        chosen = list(dict.fromkeys([st.STUDENT, st.MSE, st.PKD, *(row["method"] for row in best)]))
+        names = [name for name in chosen if name in names][:CURVES]
     figure = Figure((5 * len(lengths) + 2, max(4.0, 0.22 * len(names))), layout="constrained")  # room for the legend
     shown = {}
     for panel, length in zip(figure.subplots(1, len(lengths), squeeze=False)[0], lengths):
-        for row in length["rows"]:
+        for row in (row for row in length["rows"] if row["method"] in names):
             minutes = [step * row["seconds_per_step"] / 60 for step, _ in row["curve"]]
             i = names.index(row["method"])
             style = {"color": f"C{i % 10}", "linestyle": ("-", "--", ":")[i // 10 % 3]} if i else {"color": "black"}

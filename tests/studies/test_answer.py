@@ -277,6 +277,13 @@ class TestFiles:
         assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / "curves.png").stat().st_size < 100_000
 
+    def test_of_many_methods_the_references_and_the_best_are_drawn(self):
+        many = {"student": [0.1], "mse": [0.0], **{f"form-{i}": [0.01 * i] for i in range(20)}}
+        figure = module._draw(summarise(STUDY, made_up(many)))
+        names = [text.get_text() for text in figure.legends[0].get_texts()]
+        best = [f"form-{i}" for i in range(19, 9, -1)]
+        assert sorted(names) == sorted(["student", "mse", *best])
+
     def test_curves_of_a_method_look_alike_at_every_length(self, folder):
         figure = module._draw(summarise(STUDY, made_up() + made_up({"student": [0.05], "unclear": [0.06]}, steps=1200)))
         short, long = figure.axes
