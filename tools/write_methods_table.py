@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     filled = fill(text)
     if filled != text and not check:
         page.write_text(filled, "utf-8")
-    print(f"{PAGE} is out of date" if filled != text else f"{PAGE} is up to date")
+    print(f"{PAGE} {'is up to date' if filled == text else 'is out of date' if check else 'was written'}")
     return int(check and filled != text)
 
 
