@@ -108,6 +108,7 @@ def test_a_term_a_hundred_times_larger_trains_the_same_student(tool, run_config,
     assert max(moved) > 1e-3
 
 
+@pytest.mark.long
 def test_two_processes_agree_on_the_weight_and_on_every_parameter(run_config, tmp_path):
     # A power of two rounds nothing: the gradient of an L1 loss is a sign, which rounding may turn.
     hold = ", hold=True, band=1.01, interval=1"
@@ -126,7 +127,8 @@ def test_two_processes_agree_on_the_weight_and_on_every_parameter(run_config, tm
     assert float(states[0][HELD[0]]) == float(states[1][HELD[0]]) != 1.0
 
 
-@pytest.mark.parametrize("iters", [3, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("iters", [3, 50])
 def test_a_killed_and_resumed_training_ends_as_one_that_was_not(tool, run_config, tmp_path, iters):
     hold = ", hold=True, band=1.01, interval=3" if iters == 3 else ""  # the checkpoint lies within the first interval
     whole = run_config(tmp_path / "whole.py", iters=iters, hold=hold)

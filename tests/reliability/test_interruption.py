@@ -157,13 +157,7 @@ def check(kind, place, count, whole, child, prompts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "place"),
-    [
-        QUICK[0],
-        pytest.param(*QUICK[1], marks=pytest.mark.long),
-        *QUICK[2:3],
-        pytest.param(*QUICK[3], marks=pytest.mark.long),
-    ],
+    ("kind", "place"), [QUICK[0], *(pytest.param(*one, marks=pytest.mark.long) for one in QUICK[1:])]
 )
 def test_a_killed_training_resumes_to_the_same_weights(kind, place, whole, child, prompts, tmp_path):
     check(kind, place, PLACES[place], whole, child, prompts, tmp_path)
