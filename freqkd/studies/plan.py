@@ -110,8 +110,10 @@ class Plan:
         if self.study.amp:
             try:
                 set_precision(copy.deepcopy(self.study.student), self.study.amp)
-            except ValueError as error:
-                raise ValueError(f"amp: {error}") from None
+            except ValueError:
+                raise ValueError(
+                    f"amp must be 'bfloat16' on a machine without an accelerator, got {self.study.amp!r}; or leave it out"
+                ) from None
         self._check_recipe()
         prints = self.fingerprints
         for path in (*self.results.glob("*.json"), *self.results.glob("search/*.json")):

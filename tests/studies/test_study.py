@@ -100,7 +100,7 @@ def test_a_method_draws_images_its_own_way(toy_study, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the precision is for accelerators")
 def test_a_precision_that_the_machine_lacks_is_refused_before_the_teacher_is_trained(toy_study, tmp_path):
-    with pytest.raises(ValueError, match="amp: --amp float16 needs an accelerator"):
+    with pytest.raises(ValueError, match="amp must be 'bfloat16' on a machine without an accelerator, got 'float16'"):
         main([toy_study(tmp_path, more="amp = 'float16'")])
 
 
