@@ -32,6 +32,14 @@ methods = {
     "class-details": dict(terms=dict(loss_form=dict(student_tap=_head))),
     "paper": dict(prompts=_stages[""]),
     "freekd-plus": dict(prompts=_stages[""]),
+    **{_gate: dict(prompts=f"studies/_base_/prompts_{_gate}_blood-cells.py") for _gate in ("gate", "kan-gate")},
+    "details-conv-bn": dict(
+        terms=dict(
+            loss_form=dict(
+                loss=dict(type="freqkd.FreeKDLoss", preset="details"), align=dict(_aligns["conv-bn"], **_widths)
+            )
+        )
+    ),
     "fourierkd": dict(terms=dict(loss_form=dict(loss=dict(num_levels=3)))),
     "ds2d2": dict(
         terms=dict(
@@ -43,6 +51,18 @@ methods = {
                 weight=dict(ratio=0.5, iters=50),
             )
         )
+    ),
+    "ds2d2-details": dict(  # the details alone, in a head that was trained on the teacher's
+        head="configs/ds2d2/ds2d2-head_neck_retinanet-r18w48_b8-4e_blood-cells.py",
+        terms=dict(
+            loss_form=dict(
+                student_levels=None,
+                align=dict(type="freqkd.ConvAlign", student_channels=32, teacher_channels=64, num_levels=5),
+                adapter=dict(type="freqkd.BandHead", bands="details", head=True),
+                loss=dict(type="freqkd.CrossKDBoxLoss"),
+                weight=dict(ratio=0.5, iters=50),
+            )
+        ),
     ),
     **{
         f"masks-{_combine}{_suffix}": dict(prompts=_stage)

@@ -32,6 +32,14 @@ methods = {
     "class-details": dict(terms=dict(loss_form=dict(student_tap=_head))),
     "paper": dict(prompts=_stages[""]),
     "freekd-plus": dict(prompts=_stages[""]),
+    **{_gate: dict(prompts=f"studies/_base_/prompts_{_gate}_road-scenes.py") for _gate in ("gate", "kan-gate")},
+    "details-conv-bn": dict(
+        terms=dict(
+            loss_form=dict(
+                loss=dict(type="freqkd.FreeKDLoss", preset="details"), align=dict(_aligns["conv-bn"], **_widths)
+            )
+        )
+    ),
     "fourierkd": dict(terms=dict(loss_form=dict(loss=dict(num_levels=4)))),
     **{
         f"masks-{_combine}{_suffix}": dict(prompts=_stage)

@@ -16,10 +16,10 @@ from typing import Any
 
 from mmengine.config import Config
 
-from freqkd.studies.run import RUN, write_run
+from freqkd.studies.run import HEAD_FILE, RUN, write_run
 from freqkd.utils.checks import check_whole
 
-KEPT = ("student.pth", "student_config.py", "prompts.pth")  # of a finished run
+KEPT = ("student.pth", "student_config.py", "prompts.pth", HEAD_FILE)  # of a finished run
 
 
 @dataclass(frozen=True)

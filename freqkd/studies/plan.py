@@ -21,11 +21,11 @@ from freqkd.apis.mixed_precision import set_precision
 from freqkd.apis.preflight import check_model
 from freqkd.datasets.fixed_views import canonical
 from freqkd.studies.jobs import Job
-from freqkd.studies.run import make_config, set_purpose, write_json
+from freqkd.studies.run import HEAD_FILE, make_config, set_purpose, write_json
 from freqkd.studies.search import SEED, apply_trial, name_trial
 from freqkd.studies.split import hold_out, training_images
 from freqkd.studies.statistics import CONTROL
-from freqkd.studies.study import POINTS, Study
+from freqkd.studies.study import POINTS, Study, wants_head
 from freqkd.teacher.teacher import build_network
 from freqkd.utils.checkpoints import hash_weights, read_checkpoint, weights_of, write_atomic
 from freqkd.utils.compat import read_config
@@ -53,7 +53,7 @@ class Plan:
         self.teacher = copy.deepcopy(read_config(study.teacher["config"]))
         self.network = self.teacher.model.get("student") or self.teacher.model
         self.held = study.selection.draw(training_images(study.student)[0])
-        self.stages = {name: read_config(method.prompts) for name, method in study.methods.items() if method.prompts}
+        self.stages = {name: read_config(method.stage) for name, method in study.methods.items() if method.stage}
 
     @cached_property
     def base(self) -> Config:
@@ -81,8 +81,8 @@ class Plan:
         shared += study.amp
         data, found = str(study.student.train_dataloader.dataset.get("data_root") or Path.cwd()), {}
         for name, method in study.methods.items():
-            # Results from before methods had `data` are of methods without.
-            about = {key: value for key, value in vars(method).items() if value or key != "data"}
+            # Results from before methods had these are of methods without.
+            about = {key: value for key, value in vars(method).items() if value or key not in ("data", "head")}
             own = canonical([about, self.stages.get(name, Config()).to_dict(), study.trials(name)])
             found[name] = hashlib.sha256((shared + own).replace(data, "").encode()).hexdigest()[:16]
         return found
@@ -138,6 +138,8 @@ class Plan:
                     if term.get("prompts") is True:
                         loss = {**self.stages[name].model.prompts, **term["loss"]}
                         config.model.terms[key].update(prompts="untrained", loss=loss)
+                    if wants_head(term):
+                        config.model.terms[key].adapter.head = None
                 try:
                     if not {name} & {*known, *runs}:
                         check_model(config)
@@ -217,8 +219,8 @@ class Plan:
             copy_of.write(self.trained.read_bytes())
 
     def _stage(self, name: str) -> str:
-        """Name the folder of a method's prompt stage, the same for methods that share it."""
-        path = str(self.study.methods[name].prompts)
+        """Name the folder of a method's first stage, the same for methods that share it."""
+        path = str(self.study.methods[name].stage)
         digits = hashlib.sha256(path.encode()).hexdigest()[:6]
         return f"{Path(path).stem}-{digits}{CONTROL * name.endswith(CONTROL)}"
 
@@ -231,8 +233,10 @@ class Plan:
         for term in terms.values():
             tap = term.get("teacher_tap") or term.get("student_tap")
             if term.get("prompts") is True:
-                term["prompts"] = str(self.work / "prompts" / self._stage(name) / "prompts.pth")
+                term["prompts"] = str(self.work / "stage" / self._stage(name) / "prompts.pth")
                 tap = tap or self.stages[name].model.get("tap")
+            if wants_head(term):
+                term["adapter"]["head"] = str(self.work / "stage" / self._stage(name) / HEAD_FILE)
             adapter = MODELS.build(copy.deepcopy(term["adapter"])) if term.get("adapter") else HeadAdapter()
             if not adapter.runs_teacher:
                 taps |= {tap or "neck", *adapter.teacher_taps}
@@ -255,7 +259,7 @@ class Plan:
         return Job(name, config, seconds)
 
     def preparations(self) -> Iterator[Job]:
-        """Yield the teacher's training, the prompt stages, and a filling of each cache."""
+        """Yield the teacher's training, the first stages, and a filling of each cache."""
         if "steps" in self.study.teacher and not (
             "checkpoint" in self.study.teacher and Path(self.checkpoint).exists()
         ):
@@ -270,9 +274,10 @@ class Plan:
             config.update({f"test_{slot}": self.base[f"test_{slot}"] for slot in ("dataloader", "evaluator")})
             hold_out(config, self.held, self.work / "split" / stage)
             parts = [f"{part}_{slot}" for part in ("val", "test") for slot in ("dataloader", "evaluator", "cfg")]
-            config.update(dict.fromkeys(parts))  # a prompt stage is not judged
+            config.update(dict.fromkeys(parts))  # a first stage is not judged
             config.model.teacher = self.teacher_of(name)
-            yield self.job(stage, config, "prompts", f"{stage}.json")
+            keep = HEAD_FILE if self.study.methods[name].head else None
+            yield self.job(stage, config, "stage", f"{stage}.json", keep=keep)
         filled = set()
         for name in self.study.methods:
             config = self.distil(make_config(self.base, POINTS, 0), name, {"ratio": 1.0})

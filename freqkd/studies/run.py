@@ -9,6 +9,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import statistics
 import sys
 import threading
@@ -37,6 +38,7 @@ from freqkd.utils.patches import replaced
 RUN = "study_run"  # the key of a run's config that says what it is for
 WARM_UP = 0.05  # of the steps
 CHECKPOINTS = 10  # during a run
+HEAD_FILE = "head.pth"  # of a band head stage
 
 
 def make_config(base: Config, steps: int, seed: int, points: int = POINTS, lr: float = 1.0) -> Config:
@@ -82,12 +84,13 @@ def set_purpose(config: Config, kind: str, work_dir: Path, result: Path, metric:
         result: the JSON file that the run writes at its end.
         metric: of the study.
         options: `record`, what the result says beside what was measured; `labels`, file of the teacher's label maps of the
-            reported split; `report`, whether a final run reads that split; `checkpoint`, to evaluate.
+            reported split; `report`, whether a final run reads that split; `checkpoint`, to evaluate; `keep`, the name under
+            which a first stage keeps its last checkpoint.
     """
     config[RUN] = dict(kind=kind, result=str(result.resolve()), **options)
     config.work_dir, config.resume, config.load_from, config.launcher = str(work_dir), True, None, "none"
     hooks = [*(config.get("custom_hooks") or []), dict(type="freqkd.ProgressHook", label=f"{kind} {work_dir.name}")]
-    if kind not in ("prompts", "fill"):
+    if kind not in ("stage", "fill"):
         hooks.append(dict(type="freqkd.StudyHook", metric=vars(metric), curve=str(work_dir / "curve.json")))
     config.custom_hooks = hooks
     return config
@@ -113,7 +116,9 @@ def _train(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
         if kind != "trial":
             raise
         return dict(run["record"], metric=None)
-    if kind == "prompts":
+    if kind == "stage":
+        if run.get("keep"):
+            shutil.copyfile(_latest(config), Path(config.work_dir, run["keep"]))
         return {}
     hook, seconds = _hook(runner), float(runner.message_hub.runtime_info[SECONDS])
     if kind == "calibrate":
@@ -131,8 +136,7 @@ def _train(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
     )
     if kind == "trial":
         return record
-    latest = Path(config.work_dir, "last_checkpoint").read_text().strip()
-    export_student(config, latest, config.work_dir, half=kind == "teacher")
+    export_student(config, _latest(config), config.work_dir, half=kind == "teacher")
     if kind == "teacher":
         return record
     return record | (_report(runner, run) if run["report"] else dict(fidelity=None, images=None))
@@ -167,9 +171,13 @@ def _fill(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
     return dict(views=cache_teacher(config), seconds=time.monotonic() - start)
 
 
-KINDS = dict.fromkeys(("calibrate", "trial", "final", "teacher", "prompts"), _train) | dict(
+KINDS = dict.fromkeys(("calibrate", "trial", "final", "teacher", "stage"), _train) | dict(
     evaluate=_evaluate, fill=_fill
 )
+
+
+def _latest(config: Config) -> str:
+    return Path(config.work_dir, "last_checkpoint").read_text().strip()
 
 
 def _hook(runner: Any) -> StudyHook:

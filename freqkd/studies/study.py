@@ -95,14 +95,21 @@ class Budget:
         )
 
 
+def wants_head(term: Mapping[str, Any]) -> bool:
+    """Say whether a term takes the head of its method's band head stage."""
+    adapter = term.get("adapter")
+    return isinstance(adapter, Mapping) and adapter.get("head") is True
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to train the student; without terms it is the student alone.
 
     Args:
-        terms: of a `Distiller`; a term without `weight` gets the ratio of the search's trials, and one with `prompts=True` the
-            file that the method's prompt stage writes.
+        terms: of a `Distiller`; a term without `weight` gets the ratio of the search's trials, one with `prompts=True` the file
+            that the method's prompt stage writes, and an adapter with `head=True` the head of its band head stage.
         prompts: config of a prompt stage.
+        head: config of a band head stage.
         options: further options of the `Distiller`, e.g. `dict(inherit=...)`.
         data: how the training images are drawn, `dict(sampler=dict(...), hooks=[dict(...), ...])`, with the hooks that the
             sampler needs; none: shuffled, without end.
@@ -110,8 +117,14 @@ class Method:
 
     terms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prompts: str | None = None
+    head: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> str | None:
+        """The config of what is trained before the student."""
+        return self.prompts or self.head
 
     def check(self, name: str) -> None:
         """Check a method of a study file.
@@ -144,6 +157,16 @@ class Method:
             raise ValueError(
                 f"methods.{name} must have prompts=CONFIG of a prompt stage and a term with prompts=True, which takes its "
                 f"file, or neither, got prompts={self.prompts!r} and {len(asked)} such terms"
+            )
+        asked = [key for key, term in self.terms.items() if wants_head(term)]
+        if bool(asked) != bool(self.head):
+            raise ValueError(
+                f"methods.{name} must have head=CONFIG of a band head stage and a term with adapter=dict(head=True), which "
+                f"takes its head, or neither, got head={self.head!r} and {len(asked)} such terms"
+            )
+        if self.prompts and self.head:
+            raise ValueError(
+                f"methods.{name} must have one first stage, got prompts={self.prompts!r} and head={self.head!r}"
             )
 
 
@@ -261,6 +284,7 @@ def _named_files(raw: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
         yield raw["teacher"], key
     for method in raw["methods"].values():
         yield method, "prompts"
+        yield method, "head"
 
 
 def _make(name: str, kind: type, options: Any) -> Any:

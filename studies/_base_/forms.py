@@ -51,6 +51,16 @@ methods = {
         )
         for _name, _form in _masks.items()
     },
+    **{  # the relation's gates as trained in the prompt stage, over "masks-mean"
+        _gate: dict(
+            terms=dict(
+                loss_form=dict(
+                    loss=dict(type="freqkd.FreeKDLoss", preset="details", combine="mean", relation=_gate), prompts=True
+                )
+            )
+        )
+        for _gate in ("gate", "kan-gate")
+    },
     **{
         f"score-{_weight}": dict(
             terms=dict(

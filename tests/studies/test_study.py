@@ -38,11 +38,13 @@ WRONG = {
     "selection = dict(fraction=0.9)": "selection.fraction must be at most 0.5, got 0.9",
     "selection = dict(fraction=0.01)": "selection.fraction must leave a group of images on either side, got 0.01 of 12",
     "methods['student'] = methods['mse']": "methods.student must have another name",
-    "methods['mse']['term'] = 1": "methods.mse takes terms, prompts, options, data, got 'term'",
+    "methods['mse']['term'] = 1": "methods.mse takes terms, prompts, head, options, data, got 'term'",
     "methods['mse']['data'] = dict(sampler={})": r"methods.mse.data must be dict\(sampler=.*hooks=",
     "methods['mse']['data'] = dict(sampler=dict(type='freqkd.CondensedSampler'), hooks=[])": "methods.mse: .*CondensationHook",
     "methods['mse']['terms'] = {}": "methods.mse.terms must hold a term, got none",
     "methods['mse']['prompts'] = 'x.py'": "methods.mse must have prompts=CONFIG .* or neither, got prompts='x.py' and 0",
+    "methods['mse']['head'] = 'x.py'": "methods.mse must have head=CONFIG .* or neither, got head='x.py' and 0",
+    "methods['mse']['terms']['loss_mse']['adapter'] = dict(head=True)": ".*have head=CONFIG .* got head=None and 1",
     "methods['mse']['terms']['loss_mse']['weight'] = 1.0": "methods.mse must have a term without weight.* got no such term",
     "methods['mse']['terms']['loss_mse']['student_tap'] = 'nek'": "methods.mse: terms.loss_mse.student_tap: .*'nek'",
     "methods['mse']['terms']['loss_mse'].pop('align')": "methods.mse: .*add an align",
@@ -230,6 +232,18 @@ def test_the_shipped_studies_fit_their_networks(path, monkeypatch, tmp_path, sma
     study = replace(study, methods={name: study.methods[name] for name in some})
     Plan(study, tmp_path / "results", tmp_path / "work").check()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_band_head_stage_gives_the_method_its_head(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    study = read_study("studies/blood_cells_forms.py", ["ds2d2-details"])
+    plan = Plan(study, tmp_path / "results", tmp_path / "work")
+    (stage,) = (job for job in plan.preparations() if job.config.study_run.kind == "stage")
+    assert stage.config.model.type == "freqkd.BandHeadTuner"
+    assert stage.config.model.teacher.checkpoint == plan.checkpoint
+    term = plan.distil(plan.base, "ds2d2-details", {}).model.terms.loss_form
+    assert Path(term.adapter.head) == stage.folder / stage.config.study_run.keep
+    assert study.methods["ds2d2-details"].terms["loss_form"]["adapter"]["head"] is True
 
 
 @pytest.mark.parametrize("path", sorted(path.name for path in ROOT.glob("studies/*.py")))
