@@ -108,13 +108,15 @@ def _tiles(x: Tensor, grid: Grid, slopes: bool) -> Iterator[tuple[int, slice, Te
         for step, factor in enumerate(steps):  # depth: minus how far a number lies inside the j-th part of a spline
             depth.sub_(shifts[step]).clamp_(max=0)
             if step == 0:
-                torch.pow(depth, order - 1, out=slope)
-                torch.mul(slope, depth, out=values)
-            else:
+                torch.pow(depth, order, out=values)
+                if slopes:
+                    torch.pow(depth, order - 1, out=slope)
+            elif slopes:
                 torch.pow(depth, order - 1, out=power)
                 values.addcmul_(power, depth, value=factor)
-                if slopes:
-                    slope.add_(power, alpha=factor)
+                slope.add_(power, alpha=factor)
+            else:
+                values.add_(torch.pow(depth, order, out=power), alpha=factor)
         yield image, part, flat, slope.mul_(sign) if slopes else slope
 
 
