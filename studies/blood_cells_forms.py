@@ -20,6 +20,23 @@ _condensed = dict(
     hooks=[dict(type="freqkd.CondensationHook", tap=_head)],
 )
 _widths = dict(student_channels=32, teacher_channels=64, num_levels=3)
+_variances = [
+    4.2,
+    0.48,
+    0.40,
+    0.15,
+    1.1,
+    1.0,
+    0.51,
+    2.2,
+    2.1,
+    1.1,
+]  # of the teacher's bands, low to coarse, 40 images
+_shares = [1 / 64, *[1 / 4] * 3, *[1 / 16] * 3, *[1 / 64] * 3]  # of the coefficients
+_weighted = {
+    "inverse-variance": [_share / _variance for _share, _variance in zip(_shares, _variances)],
+    "spectrum": [0, *[_share * _variance for _share, _variance in zip(_shares[1:], _variances[1:])]],
+}
 methods = {
     "score-teacher": _scores,
     "score-difference": _scores,
@@ -27,6 +44,12 @@ methods = {
     **{
         _name: dict(terms=dict(loss_form=dict(loss=dict(type="freqkd.MSELoss"), align=dict(_align, **_widths))))
         for _name, _align in _aligns.items()
+    },
+    **{
+        _name: dict(
+            terms=dict(loss_form=dict(loss=dict(type="freqkd.FreeKDLoss", preset="details", band_weights=_bands)))
+        )
+        for _name, _bands in _weighted.items()
     },
     "condensed": dict(data=_condensed),
     "class-details": dict(terms=dict(loss_form=dict(student_tap=_head))),
