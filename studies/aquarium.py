@@ -5,9 +5,5 @@ name = "aquarium"
 student = "configs/baselines/retinanet_lite0_b8-12e_aquarium.py"  # from nothing it ends near 0 even after 540 steps
 _head = dict(terms=dict(loss_logit=dict(adapter=dict(num_classes=7))))
 methods = {"binary-kd": _head, "details+binary-kd": _head}
-budget = 300
 control = None
-search = dict(  # the learning rate of the config may be low, so the methods try twice of it, too
-    methods=[dict(ratio=2.0), dict(ratio=8.0), dict(ratio=2.0, lr=2.0)],
-    student=[dict(lr=1.0), dict(lr=2.0), dict(lr=4.0)],
-)
+budget = 600
