@@ -11,6 +11,7 @@ _forms = {  # what differs from l2 of the details, depth 3, without masks
         for _bands in ("details", "flat")
     },
     "low": dict(band_weights=[_low, 0, 0, 0]),
+    "whitened": dict(band_weights="whitened"),
     "norm-l1": dict(norm="l1"),
     "norm-huber": dict(norm="huber"),
     "norm-log": dict(norm="log"),

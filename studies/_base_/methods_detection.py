@@ -14,6 +14,7 @@ methods = {
     "mse": dict(terms=dict(loss_mse=dict(loss=dict(type="freqkd.MSELoss")))),
     "pkd": dict(terms=dict(loss_pkd=dict(loss=dict(type="freqkd.PKDLoss")))),
     "details": dict(terms=dict(loss_details=_details)),
+    "whitened": dict(terms=dict(loss_details=dict(loss=dict(type="freqkd.FreeKDLoss", preset="whitened")))),
     "binary-kd": dict(terms=dict(loss_logit=_logit)),
     "crosskd": dict(
         terms=dict(

@@ -11,6 +11,7 @@ methods = {
     "mse": dict(terms=dict(loss_mse=dict(loss=dict(type="freqkd.MSELoss")))),
     "pkd": dict(terms=dict(loss_pkd=dict(loss=dict(type="freqkd.PKDLoss")))),
     "details": dict(terms=dict(loss_details=_details)),
+    "whitened": dict(terms=dict(loss_details=dict(loss=dict(type="freqkd.FreeKDLoss", preset="whitened")))),
     "cwd": dict(terms=dict(loss_logit=_logit)),
     "details+cwd": dict(terms=dict(loss_details=_details, loss_logit=dict(_logit, weight=dict(ratio=0.5, iters=50)))),
 }

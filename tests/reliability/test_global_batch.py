@@ -43,6 +43,7 @@ SAME = dict(
 LOCAL = dict(
     loss_pkd=feature("PKDLoss"),
     loss_dist=dict(LOGITS, loss=dict(type="freqkd.LogitLoss", divergence="dist")),
+    loss_whitened=feature("FreeKDLoss", preset="whitened", depth=1),
     loss_standardized=feature("FreeKDLoss", preset="details", depth=1, standardize="both"),
     loss_valid=dict(LOGITS, loss=dict(type="freqkd.LogitLoss", ignore_index=255)),
 )

@@ -40,7 +40,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         dict(preset=preset, relation=relation) for preset in ("paper", "official") for relation in ("none", "gate")
     ]
     + [dict(wavelet="db2"), *(dict(preset="details", standardize=how) for how in ("none", "level", "both"))]
-    + [dict(preset="details", relation="local", window=4)],
+    + [dict(preset="details", relation="local", window=4), dict(preset="whitened")],
     "FreeKDPlusLoss": [dict(), dict(preset="details")],
     "SimilarityKLLoss": [dict(), dict(num_positions=64)],
     "L2Loss": [

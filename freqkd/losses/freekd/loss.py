@@ -43,14 +43,16 @@ COMBINE: dict[str, Callable[[Tensor], Tensor]] = {
     "rms": lambda masks: masks.square().mean(1, keepdim=True).sqrt(),
     "contrast": lambda masks: (2 * masks - 1).abs().mean(1, keepdim=True),
 }
-BAND_WEIGHTS = ("mean", "orientation-mean", "flat", "low", "details")
-VALID_BORDERS = ("flat", "low", "details")  # weightings under which a border block is the mean of what it has
+BAND_WEIGHTS = ("mean", "orientation-mean", "flat", "low", "details", "whitened")
+VALID_BORDERS = ("flat", "low", "details", "whitened")  # under which a border block is the mean of what it has
 RELATION_CHOICES = ("none", "attention", "local", *GATES)
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": dict(norm="l1", combine="mean", band_weights="mean", relation="attention", tokens_per="subband"),
     "official": dict(norm="l1", combine="mean", band_weights="orientation-mean", relation="none", tokens_per="scale"),
     "details": dict(norm="l2", combine="none", band_weights="details", relation="none", tokens_per="subband"),
+    "whitened": dict(norm="l2", combine="none", band_weights="whitened", relation="none", tokens_per="subband"),
 }
+WEAKEST = 0.01  # of the mean square of all details: what a weaker band of the teacher counts as
 
 
 def freekd_loss(
@@ -89,8 +91,8 @@ def freekd_loss(
             abs(2 m_i - 1)) or "none" (masks are not used).
         band_weights: lambda: "mean" (1: every band counts alike, the paper), "orientation-mean" (1/3 for details, 0 for the
             low band: every scale counts alike, the released program), "flat" (every coefficient counts alike), "details" (flat,
-            without the low band), "low" (flat, the low band alone), or 1 + 3 * depth or 1 + depth numbers, the low band's
-            first, then from the finest on.
+            without the low band), "low" (flat, the low band alone), "whitened" (details, times `white_gains`), or
+            1 + 3 * depth or 1 + depth numbers, the low band's first, then from the finest on.
         weight_map: a weight for every position, in place of masks; taken to the bands by the means of its blocks.
         standardize: the maps that are compared: "none", as they are; "level", the teacher's channels centred and divided by
             one deviation; "channel", by the deviation of each; "both", those of both networks by their own, as in PKD.
@@ -100,10 +102,10 @@ def freekd_loss(
         fused: use a fast form where there is one, equal to rounding: Haar with "l1" and the mean of masks, or with "l2" and
             "flat" or "details" without masks. False computes the formula as it stands below.
 
-    With "flat", "low" and "details" the sum is divided by the number of values of the map, and blocks at the border are means
-    over the positions they have (`boundary="valid"`): `norm="l2"`, "flat" is the mean squared error at every size, a constant
-    difference has no details, and "low" and "details" add up to the mean squared error. The other weightings pad with zeros,
-    as the released program does, which leaks a part of a constant into the details of small maps.
+    With "flat", "low", "details" and "whitened" the sum is divided by the number of values of the map, and blocks at the border
+    are means over the positions they have (`boundary="valid"`): `norm="l2"`, "flat" is the mean squared error at every size,
+    a constant difference has no details, and "low" and "details" add up to the mean squared error. The other weightings pad
+    with zeros, as the released program does, which leaks a part of a constant into the details of small maps.
 
     Shape:
         student, teacher: (N, C, H, W); masks[b]: (N, T, h, w) of that band; channel_weights: (N or 1, C), or
@@ -115,7 +117,7 @@ def freekd_loss(
     References:
         FreeKD, arXiv 2311.12079. The notes on the paper leave open whether its L1 norm is a sum or a mean: here it is the
         mean, so that bands count alike whatever their size. Equal to the released program for "orientation-mean" and masks
-        per scale. "flat", "low" and "details" are additions of this package.
+        per scale. "flat", "low", "details" and "whitened" are additions of this package.
 
     Example:
         >>> student = torch.zeros(1, 1, 2, 2)
@@ -143,6 +145,10 @@ def freekd_loss(
     low, details = wavedec2(upcast(teacher) - upcast(student), wavelet, depth, boundary)
     bands = [low, *(band for detail in details for band in detail.unbind(2))]
     factors = band_factors(band_weights, bands, student)
+    gains: Sequence[Tensor | float] = [1.0] * len(bands)
+    if band_weights == "whitened":
+        own = wavedec2(upcast(teacher), wavelet, depth, boundary).details
+        gains = [0.0, *white_gains([band for detail in own for band in detail.unbind(2)])]
     if isinstance(masks, FrequencyPrompt):
         masks = masks.masks(wavedec2(teacher, wavelet, depth))
     places = position_weights(masks, weight_map, combine, student, depth)
@@ -152,8 +158,8 @@ def freekd_loss(
     elif channel_weights is not None:
         omegas = [channel_weights.detach()[:, :, None, None]] * len(bands)
     terms = [
-        factor * NORMS[norm](omega * place * band, knee).mean()
-        for band, factor, place, omega in zip(bands, factors, places, omegas)
+        factor * gain * NORMS[norm](omega * place * band, knee).mean()
+        for band, factor, gain, place, omega in zip(bands, factors, gains, places, omegas)
         if factor
     ]
     return torch.stack(terms).sum() if terms else low.sum() * 0
@@ -174,10 +180,29 @@ def band_factors(band_weights: str | Sequence[float], bands: Sequence[Tensor], l
         return [0.0, *[1 / 3] * details]
     if isinstance(band_weights, str):
         sizes = [band[0, 0].numel() / like[0, 0].numel() for band in bands]
-        low = 0.0 if band_weights == "details" else sizes[0]
+        low = 0.0 if band_weights in ("details", "whitened") else sizes[0]
         return [low, *([0.0] * details if band_weights == "low" else sizes[1:])]
     given = [float(factor) for factor in band_weights]
     return given if len(given) == len(bands) else [given[0], *(factor for factor in given[1:] for _ in range(3))]
+
+
+def white_gains(details: Sequence[Tensor]) -> list[Tensor]:
+    r"""Return what makes all detail bands of a teacher equally strong, on average unchanged.
+
+    .. math:: g_b = \frac{\bar v}{\max(v_b, \bar v / 100)},\quad v_b = \mathrm{mean}\, t_b^2,\quad
+        \bar v = \frac{\sum_b n_b v_b}{\sum_b n_b}
+
+    with the means over images, channels and positions, and n_b numbers in a band. The energy of natural images falls with
+    the frequency, and so does that of feature maps: unweighted, a squared error is one of the coarsest scale.
+
+    >>> [gain.item() for gain in white_gains([torch.full((1, 1, 2, 2), 2.0), torch.full((1, 1, 1, 1), 4.0)])]
+    [1.600000023841858, 0.4000000059604645]
+    """
+    squares = torch.stack([band.square().mean() for band in details])
+    counts = squares.new_tensor([band.numel() for band in details])
+    mean = (squares * counts).sum() / counts.sum()
+    tiny = torch.finfo(squares.dtype).tiny  # a constant map has gains of 1
+    return list(((mean + tiny) / (torch.maximum(squares, WEAKEST * mean) + tiny)).unbind())
 
 
 def position_weights(
@@ -303,11 +328,11 @@ class FreeKDLoss(nn.Module):
     A preset sets defaults, each of which can be given:
 
     ============  ====================  ====================================  ============================
-    argument      "paper"               "official" (the released program)     "details" (no first stage)
+    argument      "paper"               "official" (the released program)     "details", "whitened"
     ============  ====================  ====================================  ============================
     norm          "l1"                  "l1"                                  "l2"
-    combine       "mean"                "mean"                                "none": no masks, no prompts
-    band_weights  "mean"                "orientation-mean"                    "details"
+    combine       "mean"                "mean"                                "none": no masks, no stage 1
+    band_weights  "mean"                "orientation-mean"                    the name of the preset
     relation      "attention"           "none"                                "none"
     tokens_per    "subband": 10 sets    "scale": 4 token sets                 not used
     ============  ====================  ====================================  ============================
@@ -316,7 +341,7 @@ class FreeKDLoss(nn.Module):
         channels: of the (aligned) maps: a number, or one per pyramid level; needed where there are prompts or gates.
         num_levels: pyramid levels; needed where there are prompts or gates.
         num_prompts: T; the paper uses 2, the released config 6.
-        preset: "paper", "official" or "details".
+        preset: "paper", "official", "details" or "whitened".
         norm: see `freekd_loss`.
         knee: see `freekd_loss`.
         combine: see `freekd_loss`; with "none" there are no prompts to train.
@@ -346,8 +371,8 @@ class FreeKDLoss(nn.Module):
 
     References:
         FreeKD, arXiv 2311.12079. "official" equals the released program to rounding. Its published detection results
-        add plain MSE on the same features (`MSELoss`), which alone teaches the low band there. "details" is an addition of
-        this package.
+        add plain MSE on the same features (`MSELoss`), which alone teaches the low band there. "details" and "whitened"
+        are additions of this package.
 
     Config::
 

@@ -116,6 +116,44 @@ def test_a_constant_has_no_details(size, norm: str, fused: bool) -> None:
         assert freekd_loss(student, 2 * shifted, norm=norm, band_weights="details", fused=fused) > 1e-3
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_whitened_details_by_hand(size, norm: str) -> None:
+    """Every detail band has the weight of its numbers, over the teacher's mean square in it, but for bands near 0."""
+    student, teacher = _maps(size)
+    teacher = teacher.cumsum(-1)
+    depth = max(level for level in (1, 2, 3) if 2 ** (level - 1) <= max(size))
+    bands = [band for one in wavedec2(teacher, level=depth, boundary="valid").details for band in one.unbind(2)]
+    errors = [
+        band for one in wavedec2(teacher - student, level=depth, boundary="valid").details for band in one.unbind(2)
+    ]
+    energy = sum(band.square().sum() for band in bands) / sum(band.numel() for band in bands)
+    expected = torch.zeros((), dtype=torch.float64)
+    for band, error in zip(bands, errors):
+        gain = energy / max(band.square().mean(), energy / 100) if energy > 0 else 1.0
+        expected = expected + gain * (error.abs() if norm == "l1" else error.square()).sum() / student.numel()
+    found = freekd_loss(student, teacher, norm=norm, band_weights="whitened", depth=depth)
+    torch.testing.assert_close(found, expected)
+    if max(size) == 1:
+        return
+    for one, other in zip(*(torch.autograd.grad(loss, student) for loss in (found, expected))):
+        torch.testing.assert_close(one, other)
+
+
+def test_whitening_keeps_the_size_of_the_loss_and_takes_a_constant_teacher() -> None:
+    """An error that is a share of the teacher costs as much as in plain details; a constant teacher has gains of 1."""
+    torch.manual_seed(0)
+    teacher = torch.randn(2, 3, 16, 24, dtype=torch.float64).cumsum(-1)
+    for share in (0.1, 1e4):
+        plain, whitened = (FreeKDLoss(preset=preset) for preset in ("details", "whitened"))
+        torch.testing.assert_close(whitened(share * teacher, teacher), plain(share * teacher, teacher))
+    student = torch.randn(2, 3, 16, 24, requires_grad=True)
+    for constant in (0.0, 3.5):
+        flat = torch.full((2, 3, 16, 24), constant)
+        loss = FreeKDLoss(preset="whitened")(student, flat)
+        torch.testing.assert_close(loss, FreeKDLoss(preset="details")(student, flat))
+
+
 @pytest.mark.parametrize("size", [(16, 24), (8, 40)])
 def test_whole_blocks_have_one_boundary(size) -> None:
     x = torch.randn(1, 2, *size, dtype=torch.float64)

@@ -16,7 +16,7 @@ from freqkd.utils import checks
 PACKAGE = str(Path(freqkd.__file__).parent)
 
 
-@pytest.mark.parametrize("preset", ["paper", "official", "details"])
+@pytest.mark.parametrize("preset", ["paper", "official", "details", "whitened"])
 def test_at_most_twelve_functions_lie_on_the_plain_path(preset: str) -> None:
     """Checks are not counted, nor what they call, nor comprehensions and the one-line entries of tables."""
     loss = FreeKDLoss(4, 2, preset=preset, fused=False)
