@@ -131,7 +131,7 @@ def written(path):
 def test_the_configs_are_found():
     assert len(BASELINES) == 28
     assert len(PROMPTS) == 20
-    assert len(DISTILLATIONS) == 153
+    assert len(DISTILLATIONS) == 155
     assert len(FULL) == 119
     assert len({path.stem for path in CONFIGS}) == len(CONFIGS)
 

@@ -274,13 +274,13 @@ def test_load_prompts_is_strict() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"preset": "papers"}, "preset must be one of 'paper', 'official', 'details', got 'papers'"),
+        ({"preset": "papers"}, "preset must be one of 'paper', 'official', 'details', 'whitened', got 'papers'"),
         ({"num_levels": 0}, "num_levels must be at least 1, got 0"),
         ({"channels": [4, 4, 4]}, "channels must be a number or one per level, 2 of them, got 3"),
         ({"relation": "gated"}, "relation must be one of .* did you mean 'gate'"),
         (
             {"band_weights": "max"},
-            "band_weights must be one of 'mean', 'orientation-mean', 'flat', 'low', 'details', got 'max'",
+            "band_weights must be one of 'mean', 'orientation-mean', 'flat', 'low', 'details', 'whitened', got 'max'",
         ),
         ({"tokens_per": "band"}, "tokens_per must be one of 'subband', 'scale', got 'band'"),
         ({"tokens_per": ""}, "tokens_per must be one of 'subband', 'scale', got ''"),
