@@ -15,6 +15,7 @@ from freqkd.losses.freekd.local_relation import WINDOW, local_relation_weights
 from freqkd.losses.freekd.prompts import FrequencyPrompt, build_prompts, check_prompt_options, count_bands
 from freqkd.losses.freekd.relation import GATES, relation_weights
 from freqkd.losses.freekd.wavelets import DEEPEST, HAAR_NAMES, check_depth, wavedec2
+from freqkd.losses.freekd.whitening import white_gains
 from freqkd.losses.standardization import STANDARDIZE, standardize_pair
 from freqkd.utils.checks import (
     WIDEST,
@@ -52,7 +53,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "details": dict(norm="l2", combine="none", band_weights="details", relation="none", tokens_per="subband"),
     "whitened": dict(norm="l2", combine="none", band_weights="whitened", relation="none", tokens_per="subband"),
 }
-WEAKEST = 0.01  # of the mean square of all details: what a weaker band of the teacher counts as
 
 
 def freekd_loss(
@@ -100,7 +100,7 @@ def freekd_loss(
         depth: levels of the transform.
         wavelet: see `wavedec2`.
         fused: use a fast form where there is one, equal to rounding: Haar with "l1" and the mean of masks, or with "l2" and
-            "flat" or "details" without masks. False computes the formula as it stands below.
+            "flat", "details" or "whitened" without masks. False computes the formula as it stands below.
 
     With "flat", "low", "details" and "whitened" the sum is divided by the number of values of the map, and blocks at the border
     are means over the positions they have (`boundary="valid"`): `norm="l2"`, "flat" is the mean squared error at every size,
@@ -147,8 +147,9 @@ def freekd_loss(
     factors = band_factors(band_weights, bands, student)
     gains: Sequence[Tensor | float] = [1.0] * len(bands)
     if band_weights == "whitened":
-        own = wavedec2(upcast(teacher), wavelet, depth, boundary).details
-        gains = [0.0, *white_gains([band for detail in own for band in detail.unbind(2)])]
+        own = [band for one in wavedec2(upcast(teacher), wavelet, depth, boundary).details for band in one.unbind(2)]
+        squares, counts = torch.stack([band.square().mean() for band in own]), [band.numel() for band in own]
+        gains = [0.0, *white_gains(squares, squares.new_tensor(counts)).unbind()]
     if isinstance(masks, FrequencyPrompt):
         masks = masks.masks(wavedec2(teacher, wavelet, depth))
     places = position_weights(masks, weight_map, combine, student, depth)
@@ -184,25 +185,6 @@ def band_factors(band_weights: str | Sequence[float], bands: Sequence[Tensor], l
         return [low, *([0.0] * details if band_weights == "low" else sizes[1:])]
     given = [float(factor) for factor in band_weights]
     return given if len(given) == len(bands) else [given[0], *(factor for factor in given[1:] for _ in range(3))]
-
-
-def white_gains(details: Sequence[Tensor]) -> list[Tensor]:
-    r"""Return what makes all detail bands of a teacher equally strong, on average unchanged.
-
-    .. math:: g_b = \frac{\bar v}{\max(v_b, \bar v / 100)},\quad v_b = \mathrm{mean}\, t_b^2,\quad
-        \bar v = \frac{\sum_b n_b v_b}{\sum_b n_b}
-
-    with the means over images, channels and positions, and n_b numbers in a band. The energy of natural images falls with
-    the frequency, and so does that of feature maps: unweighted, a squared error is one of the coarsest scale.
-
-    >>> [gain.item() for gain in white_gains([torch.full((1, 1, 2, 2), 2.0), torch.full((1, 1, 1, 1), 4.0)])]
-    [1.600000023841858, 0.4000000059604645]
-    """
-    squares = torch.stack([band.square().mean() for band in details])
-    counts = squares.new_tensor([band.numel() for band in details])
-    mean = (squares * counts).sum() / counts.sum()
-    tiny = torch.finfo(squares.dtype).tiny  # a constant map has gains of 1
-    return list(((mean + tiny) / (torch.maximum(squares, WEAKEST * mean) + tiny)).unbind())
 
 
 def position_weights(

@@ -10,6 +10,7 @@ from torch import Tensor
 from freqkd.losses.freekd.fused.distance import haar_distance, prompted_distance
 from freqkd.losses.freekd.fused.squared_bands import squared_bands
 from freqkd.losses.freekd.fused.weights import weights_of_masks
+from freqkd.losses.freekd.fused.whitened import whitened_details
 from freqkd.losses.freekd.prompts import FrequencyPrompt
 from freqkd.losses.freekd.wavelets import HAAR_NAMES
 
@@ -31,8 +32,8 @@ def fused_freekd_loss(
     """Return the sum of `freekd_loss` over pairs of maps, equal to rounding, or None where no fast form applies.
 
     Two forms are covered, both of Haar: norm "l1" with the mean of masks or without masks, where the orientations of a scale
-    share a weight; and norm "l2" with "flat" or "details", without masks and channel weights. Channel weights of every
-    position have no fast form. Nothing else of the package imports from here. Arguments as in `freekd_loss`, one entry for
+    share a weight; and norm "l2" with "flat", "details" or "whitened", without masks and channel weights. Channel weights
+    of every position have no fast form. Nothing else of the package imports from here. Arguments as in `freekd_loss`, one entry for
     each pair, and checked there.
     """
     local = any(omega is not None and omega.dim() == 4 for omega in channel_weights)  # weights of every position
@@ -40,10 +41,13 @@ def fused_freekd_loss(
         return None
     masks = [None] * len(students) if combine == "none" else masks
     masked = [mask for mask in masks if mask is not None]
-    if norm == "l2" and band_weights in ("flat", "details"):
+    if norm == "l2" and band_weights in ("flat", "details", "whitened"):
         if masked or any(omega is not None for omega in channel_weights):
             return None
-        losses = [squared_bands(s, t, depth, with_low=band_weights == "flat") for s, t in zip(students, teachers)]
+        if band_weights == "whitened":
+            losses = [whitened_details(student, teacher, depth) for student, teacher in zip(students, teachers)]
+        else:
+            losses = [squared_bands(s, t, depth, with_low=band_weights == "flat") for s, t in zip(students, teachers)]
         return torch.stack(losses).sum()
     scale_weights = _scale_weights(band_weights, depth)
     if norm != "l1" or scale_weights is None or (masked and combine != "mean"):
