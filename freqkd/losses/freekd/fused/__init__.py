@@ -33,8 +33,8 @@ def fused_freekd_loss(
 
     Two forms are covered, both of Haar: norm "l1" with the mean of masks or without masks, where the orientations of a scale
     share a weight; and norm "l2" with "flat", "details" or "whitened", without masks and channel weights. Channel weights
-    of every position have no fast form. Nothing else of the package imports from here. Arguments as in `freekd_loss`, one entry for
-    each pair, and checked there.
+    of every position have no fast form. Nothing else of the package imports from here. Arguments as in `freekd_loss`, one
+    entry for each pair, and checked there.
     """
     local = any(omega is not None and omega.dim() == 4 for omega in channel_weights)  # weights of every position
     if wavelet not in HAAR_NAMES or weight_map is not None or local or torch.compiler.is_compiling():
