@@ -1,8 +1,9 @@
 """Numbers of finished studies in Markdown pages: `python -m freqkd.studies.page docs/comparison.md README.md`.
 
 What stands between `<!-- KIND STUDY LENGTH -->` and `<!-- end -->` is written again from `studies/results/STUDY`, e.g. for
-`<!-- table blood-cells 240 steps -->`. KIND is "table", a row for each method; "order", the same by the mean metric,
-without times and verdicts; "words", the sentences of the answer; or "brief", its verdicts against the student alone.
+`<!-- table blood-cells 240 steps -->`. KIND is "table", a row for each method; "order", the same by the metric, with the
+seeds that all methods have, without times and verdicts; "words", the sentences of the answer; or "brief", its verdicts
+against the student alone.
 `<!-- summary METHOD -->` is a row for each study and length that judges METHOD on the reported split.
 """
 
@@ -35,7 +36,8 @@ def fill(text: str, results: str | Path = "studies/results") -> str:
 
     def block(found: re.Match[str]) -> str:
         start, kind, name, length, end = found.groups()
-        answer = summarise(*read_study(Path(results, name)))
+        study, runs = read_study(Path(results, name))
+        answer = summarise(study, _with_shared_seeds(runs) if kind == "order" else runs)
         lengths = {entry["length"]: entry for entry in answer["lengths"]}
         if length not in lengths:
             raise ValueError(f"<!-- {kind} {name} {length} --> must name a length of {name}: {', '.join(lengths)}")
@@ -47,6 +49,20 @@ def fill(text: str, results: str | Path = "studies/results") -> str:
         return f"{start}{overview([summarise(*read_study(folder)) for folder in folders], method)}\n{end}"
 
     return _SUMMARY.sub(summary, _BLOCK.sub(block, text))
+
+
+def _with_shared_seeds(runs: Sequence[Record]) -> list[Record]:
+    """Return the runs with the seeds that all methods have, whose means can be put in an order.
+
+    >>> runs = [dict(method=method, seed=seed) for method, seed in (("a", 0), ("a", 1), ("b", 0))]
+    >>> [run["method"] for run in _with_shared_seeds(runs)]
+    ['a', 'b']
+    """
+    seeds: dict[str, set[int]] = {}
+    for run in runs:
+        seeds.setdefault(run["method"], set()).add(run["seed"])
+    shared = set.intersection(*seeds.values())
+    return [run for run in runs if run["seed"] in shared]
 
 
 def _content(kind: str, answer: Record, length: Record) -> str:
