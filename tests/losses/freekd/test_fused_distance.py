@@ -78,7 +78,9 @@ def test_coefficients_that_cancel_have_no_sign(layout: torch.memory_format) -> N
     torch.testing.assert_close(*[torch.autograd.grad(loss, student)[0] for loss in losses])
 
 
-@pytest.mark.parametrize("options", [{}, dict(norm="l2", band_weights="details")])
+@pytest.mark.parametrize(
+    "options", [{}, dict(norm="l2", band_weights="details"), dict(norm="l2", band_weights="whitened")]
+)
 def test_gradient_survives_a_second_backward_and_scales(options) -> None:
     student, teacher = torch.randn(2, 2, 5, 13, 21, dtype=torch.float64)
     student.requires_grad_()
@@ -90,7 +92,9 @@ def test_gradient_survives_a_second_backward_and_scales(options) -> None:
     assert torch.equal(once, kept)
 
 
-@pytest.mark.parametrize("options", [{}, dict(norm="l2", band_weights="details")])
+@pytest.mark.parametrize(
+    "options", [{}, dict(norm="l2", band_weights="details"), dict(norm="l2", band_weights="whitened")]
+)
 def test_a_batch_of_upstream_gradients(options) -> None:
     student, teacher = torch.randn(2, 2, 5, 13, 21, dtype=torch.float64)
     student.requires_grad_()

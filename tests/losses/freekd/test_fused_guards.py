@@ -16,7 +16,7 @@ WRAPPED = ("is_functorch_wrapped_tensor", "is_batchedtensor", "is_legacy_batched
 def _gradients(student: torch.Tensor, teacher: torch.Tensor) -> list[torch.Tensor]:
     """Return gradients of the l1 and l2 forms: kept, again and scaled, and of a batch of upstream gradients."""
     found = []
-    for options in ({}, dict(norm="l2", band_weights="details")):
+    for options in ({}, *(dict(norm="l2", band_weights=bands) for bands in ("details", "whitened"))):
         loss = freekd_loss(student, teacher, **options)
         found.append(torch.autograd.grad(loss, student, retain_graph=True)[0].clone())
         found.append(torch.autograd.grad(3 * loss, student)[0])
