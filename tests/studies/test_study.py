@@ -45,6 +45,8 @@ WRONG = {
     "methods['mse']['prompts'] = 'x.py'": "methods.mse must have prompts=CONFIG .* or neither, got prompts='x.py' and 0",
     "methods['mse']['head'] = 'x.py'": "methods.mse must have head=CONFIG .* or neither, got head='x.py' and 0",
     "methods['mse']['terms']['loss_mse']['adapter'] = dict(head=True)": ".*have head=CONFIG .* got head=None and 1",
+    "methods['mse']['terms']['loss_mse'].update(prompts=True, adapter=dict(head=True)); "
+    "methods['mse'].update(prompts='x.py', head='y.py')": "methods.mse must have one first stage, got .*'x.py' and .*'y.py'",
     "methods['mse']['terms']['loss_mse']['weight'] = 1.0": "methods.mse must have a term without weight.* got no such term",
     "methods['mse']['terms']['loss_mse']['student_tap'] = 'nek'": "methods.mse: terms.loss_mse.student_tap: .*'nek'",
     "methods['mse']['terms']['loss_mse'].pop('align')": "methods.mse: .*add an align",

@@ -60,12 +60,10 @@ def _axis(length: int, depth: int, like: Tensor) -> list[_Halves]:
 
 def _split(x: Tensor, level: int, halves: _Halves, dim: int, transposed: bool = False) -> None:
     """Turn neighbours along an axis into mean and difference, in place, or do the transpose of that."""
-    step = 2**level
+    grid = x[..., :: 2**level, :: 2**level]
     if dim == -2:
-        grid = x[..., ::step, ::step]
         first, second, shares = grid[..., 0::2, :], grid[..., 1::2, :], halves.shares[:, None]
     else:
-        grid = x[..., ::step, ::step]
         first, second, shares = grid[..., 0::2], grid[..., 1::2], halves.shares
     first = first.narrow(dim, 0, second.shape[dim])
     if transposed:
@@ -98,7 +96,7 @@ class _WhitenedDetails(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor, depth: int) -> Tensor:
         rows, columns = (_axis(length, depth, student) for length in student.shape[-2:])
         images = student.shape[0] * student.shape[1]
-        sides = [(row.sizes.numel() * column.sizes.numel()) for row, column in zip(rows, columns) for _ in range(3)]
+        sides = [row.sizes.numel() * column.sizes.numel() for row, column in zip(rows, columns) for _ in range(3)]
         counts = student.new_tensor(sides) * images
         gains = white_gains(torch.stack(_transform(teacher.clone(), rows, columns)) / counts, counts)
         left = student - teacher
