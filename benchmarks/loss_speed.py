@@ -47,6 +47,8 @@ def rows() -> dict[str, Call]:
         "FreeKD paper, T = 2 (plain)": freekd("paper", fused=False),
         "FreeKD details": freekd("details"),
         "FreeKD details (plain)": freekd("details", fused=False),
+        "FreeKD whitened": freekd("whitened"),
+        "FreeKD whitened (plain)": freekd("whitened", fused=False),
         "PKD": PKDLoss(),
         "CWD": lambda students, teachers: sum(map(cwd, students, teachers)),
         "AT": ATLoss(),
