@@ -8,7 +8,3 @@ methods = {"binary-kd": _head, "details+binary-kd": _head}
 control = None
 budget = 480
 seeds = 4
-search = dict(
-    methods=[dict(ratio=2.0), dict(ratio=2.0, lr=2.0)],  # with few steps the learning rate decides more than the ratio
-    student=[dict(lr=1.0), dict(lr=2.0)],
-)

@@ -42,7 +42,7 @@ iterations (MGD, FreeKD); 512x1024 and 40k, with another program's evaluation (C
 """
 # Columns of the overview: title, and the folders of their configs with the beginning of the name.
 COLUMNS = {
-    "details": ("freekd/freekd-details_",),
+    "details": ("freekd/freekd-details_", "freekd/freekd-whitened_"),
     "stage 1": ("freekd/prompts_",),
     "FreeKD": ("freekd/freekd_",),
     "MSE": ("mse/mse_",),
