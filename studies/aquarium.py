@@ -8,3 +8,7 @@ methods = {"binary-kd": _head, "details+binary-kd": _head}
 control = None
 budget = 480
 seeds = 4
+search = dict(  # the gain still grows from ratio 2 to 8
+    methods=[dict(ratio=2.0), dict(ratio=8.0), dict(ratio=32.0)],
+    student=[dict(lr=1.0), dict(lr=2.0), dict(lr=0.5)],
+)
