@@ -68,6 +68,7 @@ def windowed_ratios(scalars, weights):
     return np.convolve(weights * term, window, "valid") / np.convolve(own * term / ratio, window, "valid")
 
 
+@pytest.mark.long
 def test_a_classifier_learns_from_another_and_holds_the_ratio_of_a_term(run):
     teacher = f"teacher=dict(checkpoint={str(run('teacher', epochs=2) / 'epoch_2.pth')!r})"
     prompts = str(run("prompts", more=f"model = dict({teacher})") / "prompts.pth")

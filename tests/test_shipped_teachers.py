@@ -29,7 +29,11 @@ def test_a_teacher_is_the_file_its_card_describes(path):
     assert {"config", "seed", "command"} <= set(card)
 
 
-@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.long if path.stem.startswith("road") else ()) for path in CARDS],
+    ids=lambda path: path.stem,
+)
 def test_a_teacher_scores_what_its_card_says(path, tool, tmp_path, monkeypatch):
     from mmengine.runner import Runner
 

@@ -44,6 +44,7 @@ def test_alone_and_distilled_start_from_equal_tensors_and_see_the_same_images(
     assert all(torch.equal(*pair) for pair in zip(alone["random"], distilled["random"], strict=True))
 
 
+@pytest.mark.long
 def test_averaged_weights_are_saved_under_the_students_keys_and_resumed(tool, tiny_config, trained, tmp_path):
     more = (
         f"model = dict(terms=dict(loss_freekd=dict(prompts={str(trained('segmentation').prompts)!r})))\n"

@@ -96,6 +96,7 @@ def assert_same_training(plain, scaled, factor, tolerance):
             )
 
 
+@pytest.mark.long
 def test_a_term_a_hundred_times_larger_trains_the_same_student(tool, run_config, tmp_path):
     states = []
     for factor in (1.0, 100.0):

@@ -167,6 +167,7 @@ def test_a_changed_method_is_refused(finished, toy_study, tmp_path):
         Plan(study, tmp_path / "results", tmp_path / "work").check()
 
 
+@pytest.mark.long
 def test_its_students_are_judged_on_other_images(finished, toy_study, tmp_path, forked):
     folder, _ = finished
     study = toy_study(tmp_path, reads=str(tmp_path / "reads"))

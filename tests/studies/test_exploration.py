@@ -34,6 +34,7 @@ def run(folder: Path, study: str) -> dict:
     return json.loads((folder / "results/toy/answer.json").read_text())
 
 
+@pytest.mark.long
 def test_an_exploration_never_reads_the_reported_split_and_keeps_its_teacher(study, tmp_path):
     answer = run(tmp_path, study)
     assert "/val/" not in (tmp_path / "reads").read_text()

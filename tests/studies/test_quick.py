@@ -52,6 +52,7 @@ def test_the_methods_of_a_shipped_config(monkeypatch):
         quick_study("configs/baselines/retinanet_r18w16_b8-12e_blood-cells.py")
 
 
+@pytest.mark.long
 def test_a_term_of_weight_zero_is_the_student_alone(forked, toy_data, teachers, tmp_path, capsys):
     toy_data(tmp_path)
     path = tmp_path / "own.py"

@@ -19,7 +19,7 @@ from freqkd.datasets.fixed_views import VIEW
 from freqkd.teacher.entries import entry_path, read_entry
 from freqkd.utils.checkpoints import hash_weights
 
-pytestmark = pytest.mark.usefixtures("other_processes")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("other_processes")]
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHED = ROOT / "configs/freekd/freekd-cached_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py"
 IMAGES, BATCH, EPOCHS = 5, 3, 2  # two processes: one step an epoch, and one image in both batches of it

@@ -74,7 +74,12 @@ def teacher_runs(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("task", "kind"), [("detection", "distill"), ("segmentation", "distill"), ("detection", "prompts")]
+    ("task", "kind"),
+    [
+        pytest.param("detection", "distill", marks=pytest.mark.long),
+        ("segmentation", "distill"),
+        pytest.param("detection", "prompts", marks=pytest.mark.long),
+    ],
 )
 def test_a_cache_that_was_filled_trains_without_a_run_of_the_teacher(
     tool, config, teacher_runs, tmp_path, capsys, monkeypatch, task, kind

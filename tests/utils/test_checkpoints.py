@@ -96,7 +96,8 @@ def test_safetensors_are_read_where_the_package_is_installed(tmp_path, monkeypat
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("task", [pytest.param("detection", marks=pytest.mark.long), "segmentation"])
+@pytest.mark.long
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
 def test_a_training_checkpoint_of_mmengine_is_read(trained, task):
     read = read_checkpoint(trained(task).checkpoint)
     assert {"state_dict", "optimizer", "message_hub", "meta"} <= set(read)

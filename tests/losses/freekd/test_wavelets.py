@@ -119,7 +119,7 @@ def _there_and_back(x: torch.Tensor, level: int) -> torch.Tensor:
 
 
 @pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("level", [1, 3])
+@pytest.mark.parametrize("level", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_haar_compiles_whole(level: int) -> None:
     torch.compiler.reset()
     compiled = torch.compile(_there_and_back, fullgraph=True, backend="aot_eager")
