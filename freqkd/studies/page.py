@@ -17,6 +17,7 @@ from pathlib import Path
 
 from freqkd.apis.arguments import run_tool
 from freqkd.studies.answer import Record, brief, compact, overview, read_study, summarise, words
+from freqkd.studies.statistics import STUDENT
 from freqkd.utils.files import write_whole
 
 _BLOCK = re.compile(r"(<!-- (table|order|words|brief) ([\w.+-]+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -45,8 +46,9 @@ def fill(text: str, results: str | Path = "studies/results") -> str:
 
     def summary(found: re.Match[str]) -> str:
         start, method, end = found.groups()
-        folders = sorted(path.parent for path in Path(results).glob("*/STUDY.json"))
-        return f"{start}{overview([summarise(*read_study(folder)) for folder in folders], method)}\n{end}"
+        studies = [read_study(path.parent) for path in sorted(Path(results).glob("*/STUDY.json"))]
+        comparable = [(study, runs) for study, runs in studies if STUDENT in {run["method"] for run in runs}]
+        return f"{start}{overview([summarise(*one) for one in comparable], method)}\n{end}"
 
     return _SUMMARY.sub(summary, _BLOCK.sub(block, text))
 

@@ -227,5 +227,9 @@ def test_numbers_in_a_page_are_those_of_the_results(finished, tmp_path):
     assert line.split(" | ")[0] == "| toy, 6 steps"
     assert line.split(" | ")[3:5] == [f"{means['student']:.2f}", f"{means['mse']:.2f}"]
     assert line.split(" | ")[6].startswith(f"{gain:+.2f}")
+    shutil.copytree(folder / "results", tmp_path / "results")
+    (tmp_path / "results/begun").mkdir()  # a study of which only the search has run
+    shutil.copy(folder / "results/toy/STUDY.json", tmp_path / "results/begun")
+    assert line in fill("<!-- summary mse -->\n<!-- end -->", tmp_path / "results")
     with pytest.raises(ValueError, match="the summary's method must be in a study, got 'cwd', which is in none"):
         fill("<!-- summary cwd -->\n<!-- end -->", folder / "results")
