@@ -33,7 +33,9 @@ def prepare(plan: Plan, jobs: Jobs) -> None:
 
     Raises:
         ValueError: the teacher is another one than that of the results.
+        CheckpointError: weights that a network starts from are missing or damaged.
     """
+    plan.check_initial_weights()
     if any(name.endswith(CONTROL) for name in plan.study.methods):
         plan.random_teacher(plan.work / "random-teacher.pth")
     for job in plan.preparations():

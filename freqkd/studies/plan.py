@@ -18,7 +18,7 @@ from mmengine.registry import MODELS
 
 from freqkd.adapters import HeadAdapter
 from freqkd.apis.mixed_precision import set_precision
-from freqkd.apis.preflight import check_model
+from freqkd.apis.preflight import check_initial_weights, check_model
 from freqkd.datasets.fixed_views import canonical
 from freqkd.studies.jobs import Job
 from freqkd.studies.run import HEAD_FILE, make_config, set_purpose, write_json
@@ -183,6 +183,21 @@ class Plan:
         teacher, selection = self.study.teacher, vars(self.study.selection)
         return dict(config=teacher["config"], steps=teacher["steps"], selection=selection, images_held_out=held)
 
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether the teacher is to be trained: the study does it, and keeps no checkpoint, or one that is not there yet."""
+        teacher = self.study.teacher
+        return "steps" in teacher and not ("checkpoint" in teacher and Path(self.checkpoint).exists())
+
+    def check_initial_weights(self) -> None:
+        """Read the weights that the networks to be trained start from.
+
+        Raises:
+            CheckpointError: some are missing or damaged.
+        """
+        for config in (self.study.student, self.teacher)[: 1 + self.trains_teacher]:
+            check_initial_weights(config)
+
     def _check_recipe(self) -> None:
         if "steps" not in self.study.teacher or not (file := Path(self.checkpoint)).exists() or file == self.trained:
             return
@@ -260,9 +275,7 @@ class Plan:
 
     def preparations(self) -> Iterator[Job]:
         """Yield the teacher's training, the first stages, and a filling of each cache."""
-        if "steps" in self.study.teacher and not (
-            "checkpoint" in self.study.teacher and Path(self.checkpoint).exists()
-        ):
+        if self.trains_teacher:
             config = copy.deepcopy(self.teacher)
             hold_out(config, self.held, self.work / "split" / "teacher")
             config = make_config(config, self.study.teacher["steps"], 0)

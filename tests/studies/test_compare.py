@@ -21,6 +21,7 @@ from freqkd.studies.jobs import Jobs
 from freqkd.studies.page import fill
 from freqkd.studies.plan import Plan
 from freqkd.studies.study import read_study
+from freqkd.utils.checkpoints import CheckpointError
 
 VAL_IMAGES, FINAL_RUNS, TRIALS = 6, 4, 4
 
@@ -165,6 +166,20 @@ def test_a_changed_method_is_refused(finished, toy_study, tmp_path):
     study = read_study(toy_study(tmp_path, "methods['mse']['terms']['loss_mse']['loss'] = dict(type='freqkd.PKDLoss')"))
     with pytest.raises(ValueError, match=r"methods\.mse must be as it was when .*mse_6-steps_seed0\.json was made"):
         Plan(study, tmp_path / "results", tmp_path / "work").check()
+
+
+@pytest.mark.parametrize("owner", ["student", "teacher"])
+def test_missing_first_weights_are_found_before_anything_is_written(toy_study, tmp_path, monkeypatch, owner):
+    monkeypatch.setattr(jobs, "launch", None)
+    config = tmp_path / "missing.py"
+    value = dict(student=str(config), teacher=dict(config=str(config), steps=5))[owner]
+    width = 16 if owner == "student" else 8  # of a neck
+    study = toy_study(tmp_path, f"{owner} = {value!r}\n_term['align']['teacher_channels'] = {width}")
+    lost = "model['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint='no/such.pth')"
+    config.write_text(f"{(tmp_path / 'student.py').read_text()}\n{lost}\n")
+    with pytest.raises(CheckpointError, match=r"no/such\.pth"):
+        run(tmp_path, study)
+    assert not [path for path in (*tmp_path.glob("results/**/*"), *tmp_path.glob("work/**/*")) if path.is_file()]
 
 
 @pytest.mark.long

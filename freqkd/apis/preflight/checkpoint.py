@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.runner import CheckpointLoader
 
+from freqkd.backbones.efficientnet_lite import EfficientNetLite, find_weights
 from freqkd.utils.checkpoints import CheckpointError, read_checkpoint
 from freqkd.utils.loading import guarded_loading, keep_checkpoint
 from freqkd.utils.paths import initial_weights
@@ -62,6 +63,17 @@ def check_initial_weights(config: Config, trust: bool = False) -> None:
     with guarded_loading(trust):
         for name in sorted({part[key] for part, key in initial_weights(config.get("model"))}):
             keep_checkpoint(name, CheckpointLoader.load_checkpoint(name, map_location="cpu"))
+    for arch in sorted(_from_packages(config.get("model"))):
+        find_weights(arch)
+
+
+def _from_packages(part: Any) -> set[str]:
+    """Return the networks of a model's config, the teacher's aside, that start from the weights in an installed package."""
+    if isinstance(part, Mapping):
+        here = part.get("pretrained") is True and str(part.get("type")).split(".")[-1] == EfficientNetLite.__name__
+        inside = [_from_packages(value) for key, value in part.items() if key != "teacher"]
+        return set().union(*inside, {str(part.get("arch", "lite0"))} if here else ())
+    return set().union(*map(_from_packages, part)) if isinstance(part, (list, tuple)) else set()
 
 
 def _is_training(checkpoint: Mapping[str, Any]) -> bool:
