@@ -26,11 +26,11 @@ def is_distillation(config: Config) -> bool:
     return str(config.get("model", {}).get("type", "")).split(".")[-1] == "Distiller"
 
 
-def _without_views(dataset: Any) -> Any:
+def without_views(dataset: Any) -> Any:
     """Return the config of a data set without `freqkd.FixedViews`, at any depth."""
     if not isinstance(dataset, dict) or "dataset" not in dataset:
         return dataset
-    inner = _without_views(dataset["dataset"])
+    inner = without_views(dataset["dataset"])
     return inner if str(dataset.get("type", "")).startswith(_SCOPE) else {**dataset, "dataset": inner}
 
 
@@ -48,7 +48,7 @@ def student_config(config: Config) -> Config:
     if is_distillation(config):
         plain["model"] = plain["model"]["student"]
     if plain.get("train_dataloader"):
-        plain["train_dataloader"]["dataset"] = _without_views(plain["train_dataloader"].get("dataset"))
+        plain["train_dataloader"]["dataset"] = without_views(plain["train_dataloader"].get("dataset"))
         if _is_freqkd(plain["train_dataloader"].get("sampler")):  # of a condensed data set
             plain["train_dataloader"]["sampler"] = dict(type="DefaultSampler", shuffle=True)
     imports = (plain.pop("custom_imports", None) or {}).get("imports", [])

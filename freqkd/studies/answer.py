@@ -51,7 +51,7 @@ def read_study(folder: str | Path) -> tuple[Record, list[Record]]:
         for key in NUMBERS & record.keys():
             if not isinstance(record[key], int | float) or not np.isfinite(record[key]):
                 raise ValueError(f"{path}: {key} must be a finite number, got {record[key]!r}")
-        name = (_length(record), record["method"], record["seed"]) if "method" in record else ()
+        name = (length_of(record["budget"]), record["method"], record["seed"]) if "method" in record else ()
         if name in records:
             raise ValueError(f"{path}: {name or 'the study'} is there twice; keep one of the two files")
         records[name] = record
@@ -63,8 +63,12 @@ def read_study(folder: str | Path) -> tuple[Record, list[Record]]:
     return study, list(records.values())
 
 
-def _length(run: Record) -> str:
-    budget = run["budget"]
+def length_of(budget: Mapping[str, Any]) -> str:
+    """Return the length of a run in words, by its steps, or by its seconds where these were given.
+
+    >>> length_of(dict(steps=60)), length_of(dict(steps=60, seconds=7.5))
+    ('60 steps', '7.5 s')
+    """
     return f"{budget['seconds']:g} s" if "seconds" in budget else f"{budget['steps']} steps"
 
 
@@ -81,14 +85,14 @@ def summarise(study: Record, runs: Sequence[Record]) -> Record:
     Raises:
         ValueError: the student alone has not run at any length.
     """
-    lengths = {_length(run) for run in runs if run["method"] == st.STUDENT}
+    lengths = {length_of(run["budget"]) for run in runs if run["method"] == st.STUDENT}
     if not lengths:
         raise ValueError(f"study {study['study']} has no run of the method '{st.STUDENT}' (the student alone)")
     answer = {key: study[key] for key in sorted(STUDY)} | {"scale": study.get("scale", 1), "lengths": []}
     for length in sorted(lengths, key=lambda text: float(text.split()[0])):
         methods: dict[str, dict[int, Record]] = {}
         for run in sorted(runs, key=lambda run: (run["method"] != st.STUDENT, run["method"], run["seed"])):
-            if _length(run) == length:
+            if length_of(run["budget"]) == length:
                 methods.setdefault(run["method"], {})[run["seed"]] = run
         answer["lengths"].append({"length": length, **_summarise_length(study, methods)})
     return answer

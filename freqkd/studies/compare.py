@@ -40,23 +40,22 @@ def prepare(plan: Plan, jobs: Jobs) -> None:
         plan.random_teacher(plan.work / "random-teacher.pth")
     for job in plan.preparations():
         list(jobs.run([job]))
-    weights, about = hash_weights(weights_of(read_checkpoint(plan.checkpoint))), plan.about()
-    teacher = about.get("teacher", {})
+    weights, teacher = hash_weights(weights_of(read_checkpoint(plan.checkpoint))), plan.about().get("teacher", {})
     if teacher.get("weights", weights) != weights:
         raise ValueError(
             f"teacher must be the one of the results in {plan.results}, but that was deleted, and training it again gave "
             "other weights; give the study another name, or delete its results"
         )
-    known = about.get("calibration", dict(seconds_per_step={}, other_seconds={}))
+    plan.about(teacher=dict(weights=weights), calibration=dict(seconds_per_step={}, other_seconds={}))
     for name in plan.timed:
-        if name not in known["seconds_per_step"]:
+        if name not in plan.about()["calibration"]["seconds_per_step"]:
             job, start = plan.calibration(name), time.monotonic()
             job.result.unlink(missing_ok=True)
             ((_, found),) = jobs.run([job])
             other = time.monotonic() - start - found["train_seconds"] + POINTS * found["validation_seconds"]
-            known["seconds_per_step"][name], known["other_seconds"][name] = found["seconds_per_step"], other
-            plan.about(calibration=known)
-    plan.about(teacher=dict(teacher, weights=weights), calibration=known)
+            plan.about(
+                calibration=dict(seconds_per_step={name: found["seconds_per_step"]}, other_seconds={name: other})
+            )
 
 
 def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] | None:
@@ -72,6 +71,7 @@ def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] |
     """
     study = plan.study
     plan.check()
+    plan.renew()
     if not (is_finished := plan.is_finished):
         prepare(plan, jobs)
     known, every = plan.about()["calibration"], [(s, name) for s in range(study.seeds) for name in study.methods]
@@ -89,9 +89,9 @@ def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] |
             name: choose([record for record in tried if record["method"] == name]) if study.search else {}
             for name in study.methods
         }
-        if not is_finished:
+        if not is_finished or "metric" not in plan.about()["teacher"]:
             ((_, report),) = jobs.run([plan.evaluation()])
-            plan.about(teacher=plan.about()["teacher"] | report)
+            plan.about(teacher=dict(metric=report["metric"]))
         list(jobs.run([plan.training(name, chosen[name], seed, known) for seed, name in every]))
     finally:
         ready = "metric" in plan.about()["teacher"] and any(plan.results.glob(f"{STUDENT}_*.json"))
@@ -141,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     answer = compare(plan, jobs, stop_late=options.quick)
     if answer is not None:
         lengths = [words(answer, length) for length in answer["lengths"]]
-        print("\n".join([verdict(options.study, answer)] if options.quick else lengths), f"\n{plan.results}/answer.md")
+        quick = [verdict(options.study, answer, plan.length)] if options.quick else []
+        print("\n".join(quick or lengths), f"\n{plan.results}/answer.md")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,11 @@ class StudyHook(Hook):
         self.points: dict[int, float] = {}
         self.value = math.nan  # of the last evaluation, and what it was made of
         self.seconds = 0.0
-        self.exact: dict[str, float] = {}
+        self.exact: dict[
+            str, float
+        ] = {}  # box AP and the mean IoU of every evaluator, by their keys, and the arrays behind them
+        self.arrays: dict[str, dict[str, Any]] = {}
+        self.empty: set[str] = set()  # prefixes of evaluators that were given no detection
         self.images: dict[str, Any] = {}
         self.labels: list[Any] = []
 
@@ -77,10 +81,9 @@ class StudyHook(Hook):
 
     def _read(self, metrics: Mapping[str, float]) -> None:
         key = self.metric["key"]
-        name = key.split("/")[-1]
-        value = self.exact.get(name, metrics.get(key))
-        if name not in self.exact or not self.metric["larger"]:
-            self.images = {}  # they are of box AP or the mean IoU
+        nothing = 0.0 if key.rpartition("/")[0] in self.empty else None
+        value = self.exact.get(key, metrics.get(key, nothing))
+        self.images = self.arrays.get(key, {}) if self.metric["larger"] else {}
         if value is None:
             raise ValueError(f"metric.key must be one of {', '.join(sorted(metrics))}, got {key!r}")
         value = float(value)
@@ -91,22 +94,27 @@ class StudyHook(Hook):
         self.value, self.seconds = value if self.metric["larger"] else -value, time.monotonic() - self.seconds
 
     def _watch(self, evaluator: Any) -> None:
-        self.exact, self.images, self.labels, self.seconds = {}, {}, [], time.monotonic()
+        self.exact, self.arrays, self.empty, self.labels, self.seconds = {}, {}, set(), [], time.monotonic()
         for metric in evaluator.metrics:
             vars(metric).pop("compute_metrics", None)  # of the validation before
             note = self._note_boxes if hasattr(metric, "_coco_api") else self._note_areas
-            metric.compute_metrics = lambda results, note=note, compute=metric.compute_metrics: note(compute, results)
+            given = dict(compute=metric.compute_metrics, prefix=metric.prefix or "")
+            metric.compute_metrics = lambda results, note=note, given=given: note(results=results, **given)
 
-    def _note_areas(self, compute: Any, results: list[Any]) -> Any:
+    def _note(self, prefix: str, name: str, value: float, arrays: dict[str, Any]) -> None:
+        key = f"{prefix}/{name}" if prefix else name
+        self.exact[key], self.arrays[key] = value, arrays
+
+    def _note_areas(self, compute: Any, results: list[Any], prefix: str = "") -> Any:
         found = compute(results)
         if "mIoU" in found:
             intersection, union = (torch.stack(column).double().numpy() for column in list(zip(*results))[:2])
             seen = union.sum(0) > 0
-            self.exact["mIoU"] = 100 * float((intersection.sum(0)[seen] / union.sum(0)[seen]).mean())
-            self.images = dict(intersection=intersection, union=union)
+            value = 100 * float((intersection.sum(0)[seen] / union.sum(0)[seen]).mean())
+            self._note(prefix, "mIoU", value, dict(intersection=intersection, union=union))
         return found
 
-    def _note_boxes(self, compute: Any, results: list[Any]) -> Any:
+    def _note_boxes(self, compute: Any, results: list[Any], prefix: str = "coco") -> Any:
         from pycocotools.cocoeval import COCOeval
 
         evaluations: list[Any] = []
@@ -119,11 +127,10 @@ class StudyHook(Hook):
         with replaced(COCOeval, "accumulate", watched):
             found = compute(results)
         if not found:  # where a detector has found nothing at all
-            self.exact["bbox_mAP"] = 0.0
+            self.empty.add(prefix)
         for evaluation in evaluations:
             if evaluation.params.iouType == "bbox" and evaluation.params.useCats:
-                self.exact["bbox_mAP"] = float(evaluation.stats[0])
-                self.images = match_boxes(evaluation)
+                self._note(prefix, "bbox_mAP", float(evaluation.stats[0]), match_boxes(evaluation))
         return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from freqkd.studies.run import HEAD_FILE, RUN, write_run
+from freqkd.studies.run import CONFIG_FILE, CONSOLE, HEAD_FILE, MADE_OF, RUN, is_finished, write_run
 from freqkd.utils.checks import check_whole
 
 KEPT = ("student.pth", "student_config.py", "prompts.pth", HEAD_FILE)  # of a finished run
@@ -39,6 +39,11 @@ class Job:
     def folder(self) -> Path:
         """Its work dir."""
         return Path(self.config.work_dir)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the result is there, and made of what the run would be made of now."""
+        return is_finished(self.result, self.config[RUN].get(MADE_OF))
 
 
 def launch(config: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -94,7 +99,7 @@ class Jobs:
         """
         waiting = []
         for job in jobs:
-            if job.result.exists():
+            if job.is_finished:
                 self._end(job)
                 yield job, json.loads(job.result.read_text("utf-8"))
             else:
@@ -122,15 +127,15 @@ class Jobs:
         start = time.monotonic()
         if start + job.seconds > self.deadline:
             return None
-        log = job.folder / "console.txt"
-        write_run(job.config, job.folder / "run.py")
-        process = launch(job.folder / "run.py", log)
+        log = job.folder / CONSOLE
+        write_run(job.config, job.folder / CONFIG_FILE)
+        process = launch(job.folder / CONFIG_FILE, log)
         self.running.add(process)
         try:
             process.wait()
         finally:
             self.running.discard(process)
-        if process.returncode or not job.result.exists():
+        if process.returncode or not job.is_finished:
             self._stop()
             lines = log.read_text(errors="replace").strip().splitlines() or ["nothing was printed"]
             error = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -28,23 +29,32 @@ def redirect(config: Config, folder: str, split: str) -> None:
     """
     dataset, judges = innermost(config.test_dataloader.dataset), config.test_evaluator
     root = str(dataset.get("data_root") or "")
-    dataset.data_root = folder
 
     def renamed(path: str) -> str:
-        found = _VAL.sub(split, path.removeprefix(root))
+        place = os.path.relpath(path, root or ".")
+        found = _VAL.sub(split, place)
+        if place.split(os.sep)[0] == os.pardir:
+            raise ValueError(
+                f"--evaluate needs a study whose data lie below data_root, got {path} with data_root={root!r}; name it in "
+                "the student's config, and the rest relative to it"
+            )
         if not Path(folder, found).exists():
             raise ValueError(
-                f"--evaluate must be a folder with {found}, as the study's own data have {path}, got {folder!r}; "
+                f"--evaluate must be a folder with {found}, as the study's own data have {place}, got {folder!r}; "
                 "--split names another split"
             )
         return found
 
     if dataset.get("ann_file"):
-        dataset.ann_file = renamed(dataset.ann_file)
-    dataset.data_prefix = {key: renamed(path) for key, path in dataset.data_prefix.items()}
+        dataset.ann_file = renamed(os.path.join(root, dataset.ann_file))
+    if prefix := dataset.get("data_prefix"):
+        dataset.data_prefix = {
+            key: renamed(os.path.join(root, path)) for key, path in prefix.items() if path is not None
+        }
     for judge in judges if isinstance(judges, list) else [judges]:
         if judge.get("ann_file"):
             judge.ann_file = str(Path(folder, renamed(judge.ann_file)))
+    dataset.data_root = folder
 
 
 def _job(plan: Plan, name: str, model: Any, checkpoint: Path, folder: str, split: str) -> Job:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import hashlib
 import json
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,10 +20,11 @@ from mmengine.registry import MODELS
 
 from freqkd.adapters import HeadAdapter
 from freqkd.apis.mixed_precision import set_precision
-from freqkd.apis.preflight import check_initial_weights, check_model
+from freqkd.apis.preflight import check_checkpoint, check_initial_weights, check_model
 from freqkd.datasets.fixed_views import canonical
+from freqkd.studies.answer import length_of
 from freqkd.studies.jobs import Job
-from freqkd.studies.run import HEAD_FILE, make_config, set_purpose, write_json
+from freqkd.studies.run import HEAD_FILE, MADE_OF, RUN, make_config, set_purpose, write_json
 from freqkd.studies.search import SEED, apply_trial, name_trial
 from freqkd.studies.split import hold_out, training_images
 from freqkd.studies.statistics import CONTROL
@@ -30,7 +33,7 @@ from freqkd.teacher.teacher import build_network
 from freqkd.utils.checkpoints import hash_weights, read_checkpoint, weights_of, write_atomic
 from freqkd.utils.compat import read_config
 from freqkd.utils.files import check_writable, write_whole
-from freqkd.utils.paths import find_file
+from freqkd.utils.paths import find_file, initial_weights
 from freqkd.utils.randomness import forked_randomness
 
 CALIBRATION = 20  # steps
@@ -52,7 +55,10 @@ class Plan:
         self.labels = str((self.work / "teacher-labels.npz").resolve())
         self.teacher = copy.deepcopy(read_config(study.teacher["config"]))
         self.network = self.teacher.model.get("student") or self.teacher.model
-        self.held = study.selection.draw(training_images(study.student)[0])
+        images = training_images(study.student)[0]
+        self.held = study.selection.draw(images)
+        self._compared = [study.metric.key, study.metric.larger, images, sorted(self.held)]
+        self._hashes: dict[tuple[str, int], str] = {}  # of checkpoints, by path and time
         self.stages = {name: read_config(method.stage) for name, method in study.methods.items() if method.stage}
 
     @cached_property
@@ -71,32 +77,74 @@ class Plan:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Names for what the runs of each method are made of, beside budget, options and seed."""
-        study, teacher = self.study, dict(self.study.teacher)
+        study, teacher = self.study, {key: value for key, value in self.study.teacher.items() if key != "config"}
         if "steps" in teacher:
             teacher.pop("checkpoint", None)
         else:
-            teacher["checkpoint"] = hash_weights(weights_of(read_checkpoint(self.checkpoint)))
-        configs = [study.student.to_dict(), self.teacher.to_dict()]
-        shared = canonical([*configs, teacher, vars(study.selection), study.views, study.report])
-        shared += study.amp
-        data, found = str(study.student.train_dataloader.dataset.get("data_root") or Path.cwd()), {}
+            teacher["checkpoint"] = self._weights(self.checkpoint)
+        configs = [_content(config) for config in (study.student, self.teacher)]
+        shared = [*configs, teacher, vars(study.selection), study.views, study.report, study.amp, *self._compared]
+        found = {}
         for name, method in study.methods.items():
-            # Results from before methods had these are of methods without.
-            about = {key: value for key, value in vars(method).items() if value or key not in ("data", "head")}
-            own = canonical([about, self.stages.get(name, Config()).to_dict(), study.trials(name)])
-            found[name] = hashlib.sha256((shared + own).replace(data, "").encode()).hexdigest()[:16]
+            about = {key: value for key, value in vars(method).items() if value and key not in ("prompts", "head")}
+            stage = _content(self.stages[name]) if name in self.stages else None
+            found[name] = self._digest([*shared, about, stage, study.trials(name)])
         return found
 
+    def _digest(self, parts: Any) -> str:
+        """Return a name for parts of configs, the same wherever data, results and the work dir lie."""
+        data = self.study.student.train_dataloader.dataset.get("data_root") or Path.cwd()
+        text = canonical(parts)
+        for folder in (self.work.resolve(), self.work, self.results.resolve(), self.results, data):
+            text = text.replace(str(folder), "")
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _weights(self, path: str) -> str:
+        """Return the hash of a checkpoint's weights, read once as long as the file stays."""
+        known = (path, Path(path).stat().st_mtime_ns if Path(path).exists() else 0)
+        if known not in self._hashes:
+            self._hashes[known] = hash_weights(weights_of(read_checkpoint(path)))
+        return self._hashes[known]
+
     def about(self, **new: Any) -> dict[str, Any]:
-        """Return what is known of the study beside its runs, after adding to it."""
-        path, metric = self.results / "STUDY.json", self.study.metric
-        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        if new:
-            title = (metric.name or metric.key) + ("" if self.study.report else ", selection part")
-            known |= dict(study=self.study.name, metric_name=title, scale=metric.scale) | new
-            known |= {} if metric.worthwhile is None else dict(worthwhile=metric.worthwhile)
-            write_json(known, path)
-        return known
+        """Return what is known of the study beside its runs, after adding to it; parts of parts are added, too."""
+        path = self.results / "STUDY.json"
+        if not new:
+            return json.loads(path.read_text("utf-8")) if path.exists() else {}
+        self.results.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.results, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # another comparison may add to it
+            known = self.about()
+            kept = {key: value for key, value in known.items() if key != "worthwhile"}
+            found = _merge(kept, dict(study=self.study.name, **self._metric) | new)
+            if found != known:
+                write_json(found, path)
+        finally:
+            os.close(folder)
+        return found
+
+    @property
+    def _metric(self) -> dict[str, Any]:
+        metric = self.study.metric
+        title = (metric.name or metric.key) + ("" if self.study.report else ", selection part")
+        worth = {} if metric.worthwhile is None else dict(worthwhile=metric.worthwhile)
+        return dict(metric_name=title, scale=metric.scale) | worth
+
+    def renew(self) -> None:
+        """Write how the metric is shown as the study says it now, where the study has begun.
+
+        Raises:
+            ValueError: the smallest gain worth having is another one than when the runs were made.
+        """
+        known, runs = self.about(), sorted(self.results.glob("*_seed*.json"))
+        if runs and known.get("worthwhile") != self.study.metric.worthwhile:
+            raise ValueError(
+                f"metric.worthwhile must be {known.get('worthwhile')}, as before the runs in {self.results}, "
+                f"got {self.study.metric.worthwhile}; it is chosen before the first run, so give the study another name"
+            )
+        if known:
+            self.about(study=self.study.name)
 
     def check(self) -> None:
         """Find what is wrong with the study before anything is written.
@@ -161,6 +209,11 @@ class Plan:
         """Methods whose seconds per step are measured: all, where the budget is a time; else the first, for the time left."""
         return [*self.study.methods][: None if self.study.budget.is_time else 1]
 
+    @property
+    def length(self) -> str:
+        """The length of the final runs, as the answer names it."""
+        return length_of(self.study.budget.of(self.timed[0], self.about()["calibration"]["seconds_per_step"]))
+
     # ---- what a method trains with --------------------------------------------------------------------------------------
 
     def random_teacher(self, path: Path) -> str:
@@ -180,8 +233,8 @@ class Plan:
     def recipe(self) -> dict[str, Any]:
         """What a teacher that the study trains was trained with; beside its file, with the metric on the selection part."""
         held = hashlib.sha256("\n".join(sorted(self.held)).encode()).hexdigest()[:16]
-        teacher, selection = self.study.teacher, vars(self.study.selection)
-        return dict(config=teacher["config"], steps=teacher["steps"], selection=selection, images_held_out=held)
+        content, steps = self._digest(_content(self.teacher)), self.study.teacher["steps"]
+        return dict(config_hash=content, steps=steps, selection=vars(self.study.selection), images_held_out=held)
 
     @property
     def trains_teacher(self) -> bool:
@@ -195,8 +248,10 @@ class Plan:
         Raises:
             CheckpointError: some are missing or damaged.
         """
-        for config in (self.study.student, self.teacher)[: 1 + self.trains_teacher]:
+        trained = [self.study.student, *([self.teacher] * self.trains_teacher), *self.stages.values()]
+        for config in trained:
             check_initial_weights(config)
+            check_checkpoint(Config(dict(load_from=config.get("load_from"))))
 
     def _check_recipe(self) -> None:
         if "steps" not in self.study.teacher or not (file := Path(self.checkpoint)).exists() or file == self.trained:
@@ -222,7 +277,8 @@ class Plan:
         if file == self.trained:
             return
         write_json(
-            self.recipe
+            dict(config=self.study.teacher["config"])
+            | self.recipe
             | dict(
                 metric_on_selection_part=record["metric"],
                 weights_hash=hash_weights(weights_of(read_checkpoint(str(self.trained)))),
@@ -235,9 +291,8 @@ class Plan:
 
     def _stage(self, name: str) -> str:
         """Name the folder of a method's first stage, the same for methods that share it."""
-        path = str(self.study.methods[name].stage)
-        digits = hashlib.sha256(path.encode()).hexdigest()[:6]
-        return f"{Path(path).stem}-{digits}{CONTROL * name.endswith(CONTROL)}"
+        digits = self._digest(_content(self.stages[name]))[:6]
+        return f"{Path(str(self.study.methods[name].stage)).stem}-{digits}{CONTROL * name.endswith(CONTROL)}"
 
     def distil(self, config: Config, name: str, options: Mapping[str, Any]) -> Config:
         """Put the student of a config under a method's distiller."""
@@ -270,7 +325,12 @@ class Plan:
     def job(self, name: str, config: Config, kind: str, result: str | Path, seconds: float = 0.0, **run: Any) -> Job:
         """Return a job; see `set_purpose`. Its work dir is named after its result, which by default is not kept."""
         result = self.work / "done" / kind / result if isinstance(result, str) else result
+        own = _content(config)
         set_purpose(config, kind, self.work / kind / result.stem, result, self.study.metric, **run)
+        read = dict.fromkeys([*([self.checkpoint] * (kind != "teacher")), str(run.get("checkpoint", ""))])
+        weights = [self._weights(path) for path in read if Path(path).is_file()]
+        parts = [own, kind, run, weights, _content(self.teacher), *self._compared]
+        config[RUN][MADE_OF] = self._digest(parts)
         return Job(name, config, seconds)
 
     def preparations(self) -> Iterator[Job]:
@@ -345,6 +405,25 @@ class Plan:
             labels=self.labels,
             report=self.study.report,
         )
+
+
+def _merge(known: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with another one added, and so its parts.
+
+    >>> _merge(dict(a=dict(x=1), b=1), dict(a=dict(y=2), b=2))
+    {'a': {'x': 1, 'y': 2}, 'b': 2}
+    """
+    both = {key: _merge(known[key], new[key]) for key in known.keys() & new.keys() if isinstance(new[key], Mapping)}
+    return {**known, **new, **both}
+
+
+def _content(config: Config) -> dict[str, Any]:
+    """Return a config with what is in the files of weights that it names in place of where they lie."""
+    plain: dict[str, Any] = copy.deepcopy(config.to_dict())
+    for holder, key in [(plain, "load_from"), *initial_weights(plain.get("model"))]:
+        if holder.get(key) and Path(holder[key]).is_file():
+            holder[key] = hashlib.sha256(Path(holder[key]).read_bytes()).hexdigest()
+    return plain
 
 
 def _pad_to_one_size(loader: Any, preprocessor: Mapping[str, Any]) -> None:

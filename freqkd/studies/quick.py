@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from freqkd.apis.export import is_distillation, student_config
+from mmengine.config import Config
+
+from freqkd.apis.export import is_distillation, student_config, without_views
 from freqkd.studies.split import training_images
 from freqkd.studies.statistics import MSE, STUDENT
 from freqkd.studies.study import POINTS, Budget, Method, Metric, Study
@@ -47,7 +50,7 @@ def quick_study(path: str, metric: str = "", **changes: Any) -> Study:
         raise ValueError(
             f"--metric must name the metric to compare where the evaluator is not one of {', '.join(METRICS)}"
         )
-    student, model = student_config(config), config.model.to_dict()
+    student, model = _student(config), config.model.to_dict()
     terms, teacher = model["terms"], dict(model["teacher"])
     cache = teacher.pop("cache", None) or {}
     name = next((name for name, term in terms.items() if not term.get("adapter")), next(iter(terms)))
@@ -59,12 +62,13 @@ def quick_study(path: str, metric: str = "", **changes: Any) -> Study:
         images = len(training_images(student)[0])
         steps = config.train_cfg.max_epochs * -(-images // config.train_dataloader.batch_size)
     weighted = {key: {"weight": 1.0, **part} for key, part in terms.items()}
-    own = Method(weighted, options={key: model[key] for key in ("inherit", "task_schedule") if key in model})
+    options = {key: value for key, value in model.items() if key not in ("type", "student", "teacher", "terms")}
+    own = Method(weighted, options=options, data=_condensation(config))
     given = {key: value for key, value in changes.items() if value is not None}
     if "budget" in given:
         given["budget"] = Budget.read(given["budget"])
     mark = hashlib.sha256(config.pretty_text.encode()).hexdigest()[:8]
-    options = dict(
+    parts = dict(
         name=f"quick-{re.sub('[^A-Za-z0-9.+-]', '-', Path(path).stem)}-{mark}",
         student=student,
         teacher=teacher,
@@ -78,13 +82,52 @@ def quick_study(path: str, metric: str = "", **changes: Any) -> Study:
         seeds=2,
         views=cache.get("views", 0),
     )
-    return Study(**(options | given))
+    return Study(**(parts | given))
 
 
-def verdict(path: str, answer: Mapping[str, Any]) -> str:
-    """Return the answer in a sentence: whether the config helps, and by how much."""
-    row = next(row for row in answer["lengths"][-1]["rows"] if row["method"] == OWN)
-    found = row["to_student"]
+def _student(config: Config) -> Config:
+    """Return the config of the student alone, which may read its images by this package, on the same first weights.
+
+    Raises:
+        ValueError: the student has no loss of its own.
+    """
+    if config.model.get("own_losses") is False:
+        raise ValueError(
+            "--quick compares with the student alone, which model.own_losses=False leaves without a loss; compare the "
+            "trainings that start from its weights instead, in a study"
+        )
+    student = student_config(config)
+    for key in (
+        "train_dataloader",
+        "val_dataloader",
+        "test_dataloader",
+        "train_cfg",
+        "optim_wrapper",
+        "param_scheduler",
+    ):
+        if key in config and key not in student:
+            student[key] = copy.deepcopy(config[key])
+    student.train_dataloader.dataset = without_views(student.train_dataloader.dataset)
+    if config.get("load_from"):
+        student.load_from = config.load_from
+    return student
+
+
+def _condensation(config: Config) -> dict[str, Any]:
+    """Return how a config draws its training images where it condenses them."""
+    sampler = config.train_dataloader.get("sampler") or {}
+    if not str(sampler.get("type")).startswith("freqkd."):
+        return {}
+    hooks = [dict(hook) for hook in config.get("custom_hooks") or [] if hook.get("type") == "freqkd.CondensationHook"]
+    return dict(sampler=dict(sampler), hooks=hooks)
+
+
+def verdict(path: str, answer: Mapping[str, Any], length: str) -> str:
+    """Return the answer at one length in a sentence: whether the config helps, and by how much."""
+    rows = [row for one in answer["lengths"] if one["length"] == length for row in one["rows"] if row["method"] == OWN]
+    if not rows:
+        return f"{path}: cannot tell yet, because it has no finished run of {length}; start the comparison again"
+    found = rows[0]["to_student"]
     if not found:
         return f"{path}: cannot tell, because the student alone has no run with its seed"
     interval = "" if found["low"] is None else f", 95 % interval {found['low']:+.4f} to {found['high']:+.4f}"

@@ -26,6 +26,7 @@ from yapf.yapflib import yapf_api
 from freqkd.apis.arguments import run_tool
 from freqkd.apis.cache import cache_teacher
 from freqkd.apis.export import export_student
+from freqkd.apis.preflight.checkpoint import find_resumable
 from freqkd.apis.train import build_runner, train
 from freqkd.hooks.non_finite import NonFiniteError
 from freqkd.hooks.progress import SECONDS
@@ -39,6 +40,9 @@ RUN = "study_run"  # the key of a run's config that says what it is for
 WARM_UP = 0.05  # of the steps
 CHECKPOINTS = 10  # during a run
 HEAD_FILE = "head.pth"  # of a band head stage
+MADE_OF = "made_of"  # what a run depends on, by a name: a key of its result, and a file in its work dir
+LOCK, CONFIG_FILE, CONSOLE = ".lock", "run.py", "console.txt"
+OWN_FILES = (LOCK, CONFIG_FILE, CONSOLE)  # of every work dir
 
 
 def make_config(base: Config, steps: int, seed: int, points: int = POINTS, lr: float = 1.0) -> Config:
@@ -66,9 +70,12 @@ def make_config(base: Config, steps: int, seed: int, points: int = POINTS, lr: f
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         config[name].update(num_workers=0, persistent_workers=False)
         config[name].pop("prefetch_factor", None)
-    interval, hooks = math.ceil(steps / CHECKPOINTS), config.setdefault("default_hooks", {})
-    hooks["checkpoint"] = dict(type="freqkd.CheckpointHook", by_epoch=False, interval=interval, max_keep_ckpts=1)
-    hooks["logger"] = dict(type="LoggerHook", interval=10, log_metric_by_epoch=False)
+    interval = math.ceil(steps / CHECKPOINTS)
+    config.default_hooks = dict(
+        config.get("default_hooks") or {},
+        checkpoint=dict(type="freqkd.CheckpointHook", by_epoch=False, interval=interval, max_keep_ckpts=1),
+        logger=dict(type="LoggerHook", interval=10, log_metric_by_epoch=False),
+    )
     config.log_processor = dict(type="LogProcessor", window_size=20, by_epoch=False)
     config.randomness = dict(config.get("randomness") or {}, seed=seed)
     return config
@@ -85,9 +92,9 @@ def set_purpose(config: Config, kind: str, work_dir: Path, result: Path, metric:
         metric: of the study.
         options: `record`, what the result says beside what was measured; `labels`, file of the teacher's label maps of the
             reported split; `report`, whether a final run reads that split; `checkpoint`, to evaluate; `keep`, the name under
-            which a first stage keeps its last checkpoint.
+            which a first stage keeps its last checkpoint; `made_of`, a name for all that the run depends on.
     """
-    config[RUN] = dict(kind=kind, result=str(result.resolve()), **options)
+    config[RUN] = dict(kind=kind, result=str(result.resolve()), load_from=config.get("load_from"), **options)
     config.work_dir, config.resume, config.load_from, config.launcher = str(work_dir), True, None, "none"
     hooks = [*(config.get("custom_hooks") or []), dict(type="freqkd.ProgressHook", label=f"{kind} {work_dir.name}")]
     if kind not in ("stage", "fill"):
@@ -110,6 +117,8 @@ def write_json(record: Mapping[str, Any], path: str | Path) -> None:
 
 def _train(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
     kind = run["kind"]
+    if run.get("load_from") and find_resumable(config) is None:
+        config.load_from, config.resume = run["load_from"], False
     try:
         runner = train(config)
     except NonFiniteError:
@@ -184,6 +193,26 @@ def _hook(runner: Any) -> StudyHook:
     return next(hook for hook in runner.hooks if isinstance(hook, StudyHook))
 
 
+def is_finished(result: Path, made_of: str | None) -> bool:
+    """Say whether a run has its result, made of the same; those of trials and final runs have been compared before."""
+    if not result.exists():
+        return False
+    record = json.loads(result.read_text("utf-8"))
+    return "method" in record or record.get(MADE_OF) == made_of
+
+
+def _remove_other(folder: Path, made_of: str | None) -> None:
+    """Empty the work dir of a run that is made of something else, such as one of another loss of the same name."""
+    note = folder / MADE_OF
+    if made_of is None or (note.exists() and note.read_text() == made_of):
+        return
+    for entry in folder.iterdir():
+        if entry.name not in OWN_FILES:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    with write_whole(note) as file:
+        file.write(made_of.encode())
+
+
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
@@ -202,10 +231,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = config.pop(RUN).to_dict()
     # The Runner formats its config six times, which takes as long as a calibration.
     plain = replaced(yapf_api, "FormatCode", lambda text, **options: (text, True))
-    with open(Path(config.work_dir, ".lock"), "w") as file, plain:
+    with open(Path(config.work_dir, LOCK), "w") as file, plain:
         fcntl.flock(file, fcntl.LOCK_EX)  # another process may be in this folder: wait for it
-        if not Path(run["result"]).exists():
-            write_json(KINDS[run["kind"]](config, run), run["result"])
+        made_of = run.get(MADE_OF)
+        if not is_finished(Path(run["result"]), made_of):
+            _remove_other(Path(config.work_dir), made_of)
+            record = KINDS[run["kind"]](config, run)
+            write_json(record if "method" in record else record | {MADE_OF: made_of}, run["result"])
 
 
 if __name__ == "__main__":

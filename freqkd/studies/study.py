@@ -31,21 +31,26 @@ class Metric:
     Args:
         key: as the evaluator returns it, e.g. `"coco/bbox_mAP"` or `"mIoU"`; these two are taken without their rounding.
         name: in tables and figures; empty: the key.
-        scale: 100 where the metric is in percent.
+        scale: 100 where the metric is in percent; None: 100 for the mean IoU, 1 for others.
         larger: whether larger is better; otherwise its negative is recorded.
         worthwhile: smallest gain worth having; None: a tenth of the gap between the teacher and the student alone.
     """
 
     key: str
     name: str = ""
-    scale: float = 1.0
+    scale: float | None = None
     larger: bool = True
     worthwhile: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not self.key:
             raise ValueError(f"metric.key must be a name that the evaluator returns, e.g. 'mIoU', got {self.key!r}")
-        check_positive("metric.scale", self.scale)
+        usual = 100.0 if self.key.split("/")[-1] == "mIoU" else 1.0
+        scale = usual if self.scale is None else self.scale
+        check_positive("metric.scale", scale)
+        if usual == 100 != scale:
+            raise ValueError(f"metric.scale must be 100 for {self.key!r}, which is in percent, got {scale}")
+        object.__setattr__(self, "scale", scale)
         check_flag("metric.larger", self.larger)
         check_at_least("metric.worthwhile", self.worthwhile or 0, 0)
 

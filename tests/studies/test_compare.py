@@ -144,6 +144,7 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(finished, toy_st
     for place in list(Dying.places):
         with pytest.raises(ValueError, match="ended with exit code -9"):
             run(tmp_path, study)
+        assert list((tmp_path / "work/toy").glob(f"*/{place}/iter_*.pth"))  # from which it goes on
         Dying.places.pop(place)
     run(tmp_path, study)
     assert records(tmp_path) == records(finished[0])
@@ -175,7 +176,10 @@ def test_missing_first_weights_are_found_before_anything_is_written(toy_study, t
     value = dict(student=str(config), teacher=dict(config=str(config), steps=5))[owner]
     width = 16 if owner == "student" else 8  # of a neck
     study = toy_study(tmp_path, f"{owner} = {value!r}\n_term['align']['teacher_channels'] = {width}")
-    lost = "model['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint='no/such.pth')"
+    lost = dict(
+        student="model['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint='no/such.pth')",
+        teacher="load_from = 'no/such.pth'",
+    )[owner]
     config.write_text(f"{(tmp_path / 'student.py').read_text()}\n{lost}\n")
     with pytest.raises(CheckpointError, match=r"no/such\.pth"):
         run(tmp_path, study)

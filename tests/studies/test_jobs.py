@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from mmengine.config import Config
 from freqkd.studies import jobs, run
 from freqkd.studies.evaluation import StudyHook, match_boxes
 from freqkd.studies.jobs import Job, Jobs, in_words
-from freqkd.studies.run import RUN, write_run
+from freqkd.studies.run import RUN, set_purpose, write_run
 from freqkd.studies.statistics import resample
+from freqkd.studies.study import Metric
 
 
 def job(folder, name, seconds=10.0):
@@ -109,6 +112,41 @@ def test_a_second_process_waits_and_does_not_repeat_the_run(tmp_path):
     waiting.join(20)
     assert not waiting.is_alive()
     assert json.loads((tmp_path / "a.json").read_text()) == {"metric": 1.0}
+
+
+@pytest.mark.parametrize("made", ["this", "other"])
+def test_a_folder_of_another_run_of_the_name_is_emptied(made, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setitem(
+        run.KINDS, "fill", lambda config, run: found.extend(Path(config.work_dir).iterdir()) or dict(a=1)
+    )
+    (tmp_path / "a" / "vis").mkdir(parents=True)
+    (tmp_path / "a/iter_4.pth").touch()
+    (tmp_path / "a/made_of").write_text(made)
+    (tmp_path / "a.json").write_text(json.dumps(dict(a=0, made_of="other")))  # a finished one, made of something else
+    one = job(tmp_path, "a")
+    one.config[RUN]["made_of"] = "this"
+    assert not one.is_finished
+    for _ in range(2):  # the second time it is finished
+        write_run(one.config, tmp_path / "a/run.py")
+        run.main([str(tmp_path / "a/run.py")])
+    kept = {"iter_4.pth", "vis"} if made == "this" else set()
+    assert {path.name for path in found} == {".lock", "run.py", "made_of"} | kept
+    assert json.loads((tmp_path / "a.json").read_text()) == dict(a=1, made_of="this")
+    assert one.is_finished
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_run_starts_from_the_weights_that_a_config_names(resumed, tmp_path, monkeypatch):
+    def stop(config):
+        raise KeyboardInterrupt((config.load_from, config.resume))
+
+    monkeypatch.setattr(run, "train", stop)
+    monkeypatch.setattr(run, "find_resumable", lambda config: ("iter_4.pth", {}) if resumed else None)
+    config = set_purpose(Config(dict(load_from="start.pth")), "final", tmp_path, tmp_path / "a.json", Metric("mIoU"))
+    with pytest.raises(KeyboardInterrupt) as found:
+        run._train(config, config.pop(RUN))
+    assert found.value.args[0] == ((None, True) if resumed else ("start.pth", False))
 
 
 @pytest.mark.usefixtures("other_processes")
@@ -208,10 +246,27 @@ def test_crowds_have_no_arrays_per_image():
     assert match_boxes(evaluation) == {}
 
 
-def test_a_detector_that_finds_nothing_has_an_ap_of_zero():
-    hook = StudyHook(dict(key="coco/bbox_mAP", larger=True), "curve.json")
+@pytest.mark.parametrize("key", ["coco/bbox_mAP", "coco/bbox_mAP_50", "coco/segm_mAP"])
+def test_a_detector_that_finds_nothing_has_an_ap_of_zero(key):
+    hook = StudyHook(dict(key=key, larger=True), "curve.json")
     hook._read(hook._note_boxes(lambda results: {}, []))
     assert hook.value == 0
+
+
+def test_evaluators_of_one_kind_are_told_apart_by_their_prefix():
+    areas = [[(torch.tensor([1.0, 2.0]), torch.tensor([3.0, part]), None, None)] for part in (4.0, 2.0)]
+    kinds = [type("IoU", (), dict(prefix=x, compute_metrics=lambda self, results: {"mIoU": 0.0})) for x in "ab"]
+    metrics = [kind() for kind in kinds]
+    for key, value in (("a/mIoU", 100 * (1 / 3 + 1 / 2) / 2), ("b/mIoU", 100 * (1 / 3 + 1) / 2)):
+        hook = StudyHook(dict(key=key, larger=True), "curve.json")
+        hook._watch(SimpleNamespace(metrics=metrics))
+        for metric, results in zip(metrics, areas):
+            metric.compute_metrics(results)
+        hook._read({})
+        assert hook.value == pytest.approx(value)
+        assert 100 * resample(hook.images, 0)[0] == pytest.approx(value)
+        with pytest.raises(ValueError, match="must be one of , got 'mIoU'"):
+            StudyHook(dict(key="mIoU", larger=True), "curve.json")._read({})
 
 
 def test_the_mean_iou_is_kept_without_rounding_and_per_image():

@@ -78,10 +78,53 @@ def _read(path):
 @pytest.mark.parametrize(("words", "low"), [("helps", 0.01), ("does not help", -0.01)])
 def test_the_sentence(words, low):
     found = dict(words=words, mean=0.02, low=low, high=0.03, seeds=2)
-    answer = dict(metric_name="box AP", lengths=[dict(rows=[dict(method="config", to_student=found)])])
-    assert verdict("own.py", answer) == (
+    other = dict(length="600 steps", rows=[dict(method="config", to_student=dict(found, words="helps a lot"))])
+    own = dict(length="75 s", rows=[dict(method="config", to_student=found)])
+    answer = dict(metric_name="box AP", lengths=[own, other, dict(length="9 s", rows=[dict(method="student")])])
+    assert verdict("own.py", answer, "75 s") == (
         f"own.py {words}: box AP +0.0200 against the student alone, 95 % interval {low:+.4f} to +0.0300, 2 seeds"
     )
+    for length in ("9 s", "80 s"):
+        assert verdict("own.py", answer, length).startswith(
+            f"own.py: cannot tell yet, because it has no finished run of {length}"
+        )
+
+
+def changed(config, tmp_path, lines):
+    path = tmp_path / "own.py"
+    path.write_text(f"_base_ = [{str(ROOT / config)!r}]\n{lines}\n")
+    return str(path)
+
+
+def test_the_method_draws_its_images_as_the_config_does(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = next(ROOT.glob("configs/kcd/*retinanet*.py"))
+    study, config = quick_study(str(path)), read_config(str(path))
+    assert study.methods["config"].data == dict(
+        sampler=config.train_dataloader.sampler.to_dict(), hooks=[dict(config.custom_hooks[0])]
+    )
+    assert study.methods["config"].data["sampler"]["type"] == "freqkd.CondensedSampler"
+    assert study.methods["mse"].data == {}
+    assert study.student.train_dataloader.sampler.type == "DefaultSampler"
+
+
+def test_what_else_a_config_says_is_kept_or_refused(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    mse = "configs/mse/mse_neck_retinanet-r18w48_retinanet-r18w16_b8-12e_blood-cells.py"
+    start = changed(mse, tmp_path, "load_from = 'start.pth'\nmodel = dict(monitor=7)")
+    study = quick_study(start)
+    assert study.student.load_from == "start.pth"
+    assert study.methods["config"].options["monitor"] == 7
+    assert study.methods["mse"].options == {}
+    pipeline = [*read_config(mse).train_dataloader.dataset.pipeline]
+    steps = [*pipeline[:-1], dict(type="freqkd.PadToScale", scale=(320, 240)), pipeline[-1]]
+    views = "train_dataloader = dict(dataset=dict(_delete_=True, type='freqkd.FixedViews', views=4, dataset={inner!r}))"
+    inner = dict(read_config(mse).train_dataloader.dataset.to_dict(), pipeline=[dict(step) for step in steps])
+    study = quick_study(changed(mse, tmp_path, views.format(inner=inner)))
+    assert [step.type for step in study.student.train_dataloader.dataset.pipeline][-2] == "freqkd.PadToScale"
+    assert study.student.optim_wrapper == read_config(mse).optim_wrapper
+    with pytest.raises(ValueError, match=r"the student alone, which model\.own_losses=False leaves without a loss"):
+        quick_study(changed(mse, tmp_path, "model = dict(own_losses=False)"))
 
 
 PROMPTS = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from freqkd.studies.answer import read_study as read_results
 from freqkd.studies.answer import summarise
 from freqkd.studies.compare import main
+from freqkd.studies.other_images import redirect
 from freqkd.studies.page import fill
 from freqkd.studies.plan import Plan, _pad_to_one_size
 from freqkd.studies.run import make_config
@@ -35,6 +37,7 @@ WRONG = {
     "teacher['cache'] = dict(dir='x', views=1)": "teacher.cache must be left out",
     "metric = dict(key='mIoU', scale=0)": "metric.scale must be above 0, got 0",
     "metric = dict(name='mIoU')": "metric needs key=",
+    "metric = dict(key='val/mIoU', scale=1.0)": "metric.scale must be 100 for 'val/mIoU', which is in percent, got 1.0",
     "selection = dict(fraction=0.9)": "selection.fraction must be at most 0.5, got 0.9",
     "selection = dict(fraction=0.01)": "selection.fraction must leave a group of images on either side, got 0.01 of 12",
     "methods['student'] = methods['mse']": "methods.student must have another name",
@@ -93,13 +96,135 @@ def test_a_method_draws_images_its_own_way(toy_study, tmp_path):
     data = dict(sampler=dict(type="freqkd.CondensedSampler"), hooks=[dict(type="freqkd.CondensationHook", tap="x")])
     study = read_study(toy_study(tmp_path, more=f"methods['kcd'] = dict(methods['mse'], data={data})"))
     plan = Plan(study, tmp_path / "results", tmp_path / "work")
-    known = dict(seconds_per_step=dict(student=1.0), other_seconds=dict(student=1.0))
-    plain, drawn = (plan.training(name, dict(ratio=1.0), 0, known).config for name in ("mse", "kcd"))
+    plain, drawn = (plan.training(name, dict(ratio=1.0), 0, KNOWN).config for name in ("mse", "kcd"))
     assert plain.train_dataloader.sampler.type == "InfiniteSampler"
     assert drawn.train_dataloader.sampler == data["sampler"]
     assert data["hooks"][0] in drawn.custom_hooks
     assert data["hooks"][0] not in plain.custom_hooks
     assert plan.fingerprints["mse"] != plan.fingerprints["kcd"]
+
+
+KNOWN = dict(seconds_per_step=dict(student=1.0), other_seconds=dict(student=1.0))
+
+
+def plan_of(folder, study):
+    return Plan(read_study(study), folder / "results", folder / "work")
+
+
+def made_of(plan, name="mse"):
+    """What a final run of a method is made of, and what its teacher's evaluation is."""
+    final, teacher = plan.training(name, dict(ratio=1.0), 0, KNOWN), plan.evaluation()
+    return final.config.study_run.made_of, teacher.config.study_run.made_of
+
+
+OTHER = {  # a line more in a study, and whether the run and the evaluation of the teacher are others then
+    "": (False, False),
+    "budget = 7": (True, False),
+    "methods['mse']['terms']['loss_mse']['loss'] = dict(type='freqkd.PKDLoss')": (True, False),
+    "metric['key'] = 'mAcc'": (True, True),
+    "metric['larger'] = False": (True, True),
+    "metric['name'] = 'a name'": (False, False),
+    "selection['fraction'] = 0.4": (True, True),
+}
+
+
+@pytest.mark.parametrize("line", OTHER)
+def test_a_run_is_named_after_what_it_is_made_of(line, toy_study, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    reads = str(tmp_path / "reads")
+    first = plan_of(tmp_path / "a", toy_study(tmp_path / "a", reads=reads))
+    second = plan_of(tmp_path / "b", toy_study(tmp_path / "b", line, reads=reads))
+    run, evaluation = (one != other for one, other in zip(made_of(first), made_of(second)))
+    assert (run, evaluation) == OTHER[line]
+    # A run's length is no part of the fingerprint, but of the file's name.
+    assert (first.fingerprints != second.fingerprints) == (run and line != "budget = 7")
+
+
+def test_a_run_is_made_of_the_images_and_of_the_teachers_weights(toy_study, tmp_path):
+    study = toy_study(tmp_path)
+    before = plan_of(tmp_path, study)
+    root = Path(before.study.student.train_dataloader.dataset.data_root)
+    teacher = tmp_path / "teacher.pth"
+    weights = torch.load(before.checkpoint)
+    next(iter(weights["state_dict"].values())).view(-1)[0] += 1
+    torch.save(weights, teacher)
+    line = f"teacher['checkpoint'] = {str(teacher)!r}"
+    other = plan_of(tmp_path, toy_study(tmp_path, line))
+    assert all(one != two for one, two in zip(made_of(before), made_of(other)))
+    assert before.fingerprints != other.fingerprints
+    shutil.copytree(root, tmp_path / "more")
+    for kind in ("img", "ann"):
+        shutil.copy(root / kind / "train/00.png", tmp_path / "more" / kind / "train/99.png")
+    (tmp_path / "student.py").write_text(
+        (tmp_path / "student.py").read_text().replace(str(root), str(tmp_path / "more"))
+    )
+    assert plan_of(tmp_path, study).fingerprints != other.fingerprints
+    for kind in ("img", "ann"):
+        (tmp_path / "more" / kind / "train/99.png").unlink()
+    assert plan_of(tmp_path, study).fingerprints == other.fingerprints  # the same images in another folder
+
+
+def test_a_first_stage_is_named_after_its_content(toy_study, tmp_path):
+    (tmp_path / "prompts.py").write_text("model = dict(type='freqkd.PromptTuner', teacher=dict())\nlr = 1\n")
+    more = "methods['mse'].update(prompts='prompts.py')\nmethods['mse']['terms']['loss_mse']['prompts'] = True"
+    study = toy_study(tmp_path, more)
+    before = plan_of(tmp_path, study)
+    (tmp_path / "prompts.py").write_text("model = dict(type='freqkd.PromptTuner', teacher=dict())\nlr = 2\n")
+    after = plan_of(tmp_path, study)
+    assert before._stage("mse") != after._stage("mse")
+    assert before.fingerprints["mse"] != after.fingerprints["mse"]
+    assert before.fingerprints["student"] == after.fingerprints["student"]
+
+
+def test_two_comparisons_add_to_one_file(toy_study, tmp_path):
+    study = toy_study(tmp_path)
+    one, two = plan_of(tmp_path, study), plan_of(tmp_path, study)
+    one.about(calibration=dict(seconds_per_step={}, other_seconds={}))
+    one.about(calibration=dict(seconds_per_step=dict(mse=1.0)), teacher=dict(metric=2.0))
+    two.about(calibration=dict(seconds_per_step=dict(pkd=3.0)), teacher=dict(weights="ab"))
+    found = one.about()
+    assert found["calibration"]["seconds_per_step"] == dict(mse=1.0, pkd=3.0)
+    assert found["teacher"] == dict(metric=2.0, weights="ab")
+
+
+def test_the_metric_is_shown_as_the_study_says_it_now(toy_study, tmp_path):
+    plan_of(tmp_path, toy_study(tmp_path, "metric.update(worthwhile=2.0)")).about(teacher=dict(metric=2.0))
+    plan_of(tmp_path, toy_study(tmp_path, "metric.update(name='IoU')")).renew()
+    path = tmp_path / "results/toy/STUDY.json"
+    assert json.loads(path.read_text()) == dict(study="toy", metric_name="IoU", scale=100.0, teacher=dict(metric=2.0))
+    (tmp_path / "results/toy/mse_6-steps_seed0.json").touch()
+    with pytest.raises(ValueError, match=r"metric\.worthwhile must be None, as before the runs in .*, got 1\.0"):
+        plan_of(tmp_path, toy_study(tmp_path, "metric.update(worthwhile=1.0)")).renew()
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (dict(data_root="{own}", ann_file="ann/val", data_prefix=dict(img="img/val/")), "img/test"),
+        (dict(data_root="{own}/", ann_file="{own}/ann/val", data_prefix=dict(img="{own}/img/val")), "img/test"),
+        (dict(data_root="{own}", ann_file="ann/val"), None),
+        (dict(ann_file="{own}/ann/val", data_prefix=dict(img="{own}/img/val")), "lie below data_root"),
+        (dict(data_root="{own}", ann_file="{own}2/ann/val"), "lie below data_root"),
+    ],
+)
+def test_the_reported_split_is_found_in_another_folder(options, found, tmp_path):
+    own, other = tmp_path / "val", tmp_path / "other"
+    for folder in (own / "img/val", own / "ann/val", other / "img/test", other / "ann/test"):
+        folder.mkdir(parents=True)
+    dataset = json.loads(json.dumps(dict(options, type="X")).replace("{own}", str(own)))
+    config = Config(
+        dict(test_dataloader=dict(dataset=dataset), test_evaluator=dict(type="Y", ann_file=f"{own}/ann/val"))
+    )
+    if found and "root" in found:
+        with pytest.raises(ValueError, match=found):
+            redirect(config, str(other), "test")
+        return
+    redirect(config, str(other), "test")
+    made = config.test_dataloader.dataset
+    assert (made.data_root, made.ann_file) == (str(other), "ann/test")
+    assert (made.get("data_prefix") or dict(img=None))["img"] == found
+    assert config.test_evaluator.ann_file == str(other / "ann/test")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the precision is for accelerators")
@@ -109,13 +234,12 @@ def test_a_precision_that_the_machine_lacks_is_refused_before_the_teacher_is_tra
 
 
 def test_students_train_in_the_precision_of_the_study(toy_study, tmp_path):
-    known = dict(seconds_per_step=dict(student=1.0), other_seconds=dict(student=1.0))
     plain, half = (
         Plan(read_study(toy_study(tmp_path, more=more)), tmp_path / "results", tmp_path / "work")
         for more in ("", "amp = 'bfloat16'")
     )
-    assert half.training("mse", dict(ratio=1.0), 0, known).config.optim_wrapper.type == "freqkd.Bfloat16OptimWrapper"
-    assert plain.training("mse", dict(ratio=1.0), 0, known).config.optim_wrapper.type == "OptimWrapper"
+    assert half.training("mse", dict(ratio=1.0), 0, KNOWN).config.optim_wrapper.type == "freqkd.Bfloat16OptimWrapper"
+    assert plain.training("mse", dict(ratio=1.0), 0, KNOWN).config.optim_wrapper.type == "OptimWrapper"
     assert plain.fingerprints["mse"] != half.fingerprints["mse"]
 
 
@@ -213,6 +337,9 @@ def test_the_schedule_of_every_run(toy_data, tmp_path):
     assert rates[-1] < 1e-4
     assert max(rates) == pytest.approx(1.0)
     assert (made.train_cfg.val_interval, made.randomness.seed, made.train_dataloader.num_workers) == (40, 4, 0)
+    hooks = [made.default_hooks, make_config(Config(config.to_dict() | dict(default_hooks={})), 200, 4).default_hooks]
+    assert [one.checkpoint.interval for one in hooks] == [20, 20]
+    assert {one.checkpoint.type for one in hooks} == {"freqkd.CheckpointHook"}
 
 
 @pytest.mark.parametrize(
