@@ -128,17 +128,21 @@ OTHER = {  # a line more in a study, and whether the run and the evaluation of t
 }
 
 
+@pytest.fixture(scope="module")
+def plain(toy_study, tmp_path_factory):
+    """The plan of the toy study, and what a run and the evaluation of the teacher are made of."""
+    folder = tmp_path_factory.mktemp("plain")
+    plan = plan_of(folder, toy_study(folder, reads="reads"))
+    return plan, made_of(plan)
+
+
 @pytest.mark.parametrize("line", OTHER)
-def test_a_run_is_named_after_what_it_is_made_of(line, toy_study, tmp_path):
-    for name in "ab":
-        (tmp_path / name).mkdir()
-    reads = str(tmp_path / "reads")
-    first = plan_of(tmp_path / "a", toy_study(tmp_path / "a", reads=reads))
-    second = plan_of(tmp_path / "b", toy_study(tmp_path / "b", line, reads=reads))
-    run, evaluation = (one != other for one, other in zip(made_of(first), made_of(second)))
+def test_a_run_is_named_after_what_it_is_made_of(line, toy_study, tmp_path, plain):
+    plan = plan_of(tmp_path, toy_study(tmp_path, line, reads="reads"))
+    run, evaluation = (one != other for one, other in zip(made_of(plan), plain[1]))
     assert (run, evaluation) == OTHER[line]
     # A run's length is no part of the fingerprint, but of the file's name.
-    assert (first.fingerprints != second.fingerprints) == (run and line != "budget = 7")
+    assert (plan.fingerprints != plain[0].fingerprints) == (run and line != "budget = 7")
 
 
 def test_a_run_is_made_of_the_images_and_of_the_teachers_weights(toy_study, tmp_path):
