@@ -332,13 +332,16 @@ class KANConv2d(_KANLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Return the sums."""
         check_map("x", x, self.in_channels)
+        reach = self.dilation * (self.kernel_size - 1) + 1
+        height, width = ((size + 2 * self.padding - reach) // self.stride + 1 for size in x.shape[-2:])
+        if min(height, width) < 1:
+            raise ValueError(
+                f"x must be {reach - 2 * self.padding} pixels high and wide at least, for kernel_size={self.kernel_size}, "
+                f"padding={self.padding} and dilation={self.dilation}, got shape {tuple(x.shape)}"
+            )
         with torch.autocast(x.device.type, enabled=False):
             feat = upcast(x)
             out = self.sums(self._patches(feat))
-            height, width = (
-                (size + 2 * self.padding - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
-                for size in x.shape[-2:]
-            )
             return out.view(*out.shape[:2], height, width)
 
     def _patches(self, x: Tensor) -> Tensor:

@@ -170,6 +170,10 @@ def test_wrong_input() -> None:
     assert KANLinear(3, 2)(torch.ones(0, 3)).shape == (0, 2)
     with pytest.raises(ValueError, match="x must have 3 channels, got 4"):
         KANConv2d(3, 2)(torch.ones(1, 4, 5, 5))
+    with pytest.raises(
+        ValueError, match=r"x must be 3 pixels high and wide at least.*kernel_size=5, padding=1.*2, 9\)"
+    ):
+        KANConv2d(3, 2, kernel_size=5, padding=1)(torch.ones(1, 3, 2, 9))
     for options, words in (
         (dict(spline_order=1), "spline_order must be at least 2, got 1"),
         (dict(grid_size=0), "grid_size must be at least 1, got 0"),

@@ -38,6 +38,17 @@ def unfold_anchors(logits: Tensor, num_classes: int) -> Tensor:
     return logits.unflatten(1, (channels // num_classes, num_classes)).transpose(1, 2)
 
 
+def class_maps(maps: Sequence[Any]) -> Sequence[Any]:
+    """Return the first map of each level of what a whole dense head returns, its class maps: those of boxes come after them.
+
+    >>> import torch
+    >>> [tuple(one.shape) for one in class_maps([torch.zeros(1, c, s, s) for c in (3, 4) for s in (8, 4)])]
+    [(1, 3, 8, 8), (1, 3, 4, 4)]
+    """
+    sizes = [tuple(one.shape[2:]) for one in maps]
+    return maps[: sizes.index(sizes[0], 1)] if sizes and sizes[0] in sizes[1:] else maps
+
+
 def unfold_class_map(logits: Tensor, kind: HeadKind | None, num_classes: int | None) -> Tensor:
     """Split the channels of a head's class map as `unfold_anchors` does, by what the head says, else by `num_classes`.
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from freqkd.adapters.dense import unfold_class_map
-from freqkd.adapters.heads import check_num_classes, describe_head
+from freqkd.adapters.dense import class_maps, unfold_class_map
+from freqkd.adapters.heads import check_num_classes, describe_head, find_head
 from freqkd.adapters.roi_stages import stage_path
 from freqkd.datasets.condensation import prediction_entropy
-from freqkd.taps import find_tap
+from freqkd.taps import find_module, find_tap
 from freqkd.utils.checks import check_choice, check_whole
 
 
@@ -24,7 +24,8 @@ class ImageEntropy:
 
     Args:
         network: a detector or segmenter.
-        tap: path of its class predictor, e.g. "bbox_head.retina_cls", "decode_head.conv_seg".
+        tap: path of its class predictor, e.g. "bbox_head.retina_cls", "decode_head.conv_seg"; a whole dense head, "bbox_head",
+            where each level has a predictor of its own.
         num_classes: C; None: as the head says.
         activation: of the head: "sigmoid" or "softmax"; None: as the head says.
 
@@ -58,6 +59,7 @@ class ImageEntropy:
                 f"activation must be given, as the head at {tap!r} does not say it; set it to 'sigmoid' or 'softmax'"
             )
         self.tap, self.kind, self.num_classes = tap, kind, num_classes
+        self.is_head = find_head(network, tap) is find_module(network, tap)
         self.activation = activation or str(own)
         stage = tap.split(".")[2:3]
         self.rois = ""
@@ -99,7 +101,7 @@ class ImageEntropy:
             total = torch.zeros(len(sizes), dtype=torch.float64, device=image.device).index_add_(0, image, entropies)
             return total / torch.bincount(image, minlength=len(sizes))
         means, counts = [], []
-        for level in maps:
+        for level in class_maps(maps) if self.is_head else maps:
             logits = unfold_class_map(level.float(), self.kind, self.num_classes)
             entropies = prediction_entropy(logits, self.activation).double()
             parts = [

@@ -117,7 +117,8 @@ class CondensedSampler(Sampler[int]):
         """Return what a stage keeps; it is decided, by the values until now, when someone first asks."""
         while len(self.found) <= number:
             before, keep = self.counts[len(self.found) - 1], self.counts[len(self.found)]
-            self.found.append(condense(self.values.scores(self.alpha), before, keep))
+            same = Stage(self.found[-1].kept, torch.arange(0))  # where nothing is to be dropped
+            self.found.append(same if keep == before else condense(self.values.scores(self.alpha), before, keep))
         return self.found[number]
 
     def set_epoch(self, epoch: int) -> None:

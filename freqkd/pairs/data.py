@@ -22,6 +22,7 @@ from freqkd.utils.slots import describe
 
 IMAGES, LABELS = ("images", "img_dir"), ("labels", "ann_dir", "annotations")  # folders of a segmentation data set
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+THINGS, STUFF = "num_things_classes", "num_stuff_classes"  # of MaskFormer and Mask2Former in mmdet
 IGNORED = 255  # the label of pixels that do not count
 
 
@@ -141,6 +142,7 @@ def read_folder(folder: str, out: Path, classes: Sequence[str] = (), seed: int =
     names = sorted(set(found[0]) & set(found[1]))
     if not names:
         raise ValueError(f"--data must have a label map of the same name for each image, got none in {folder}")
+    endings = [_endings(root / name, parted, names) for name in pairs]
     labels = [root / pairs[1] / ("train" if parted else "") / f"{name}{found[1][name]}" for name in names]
     known, words = _class_names(root, classes, labels)
     words = [f"Data: {folder}, {len(names)} images for training, {len(known)} classes.", *words]
@@ -148,8 +150,8 @@ def read_folder(folder: str, out: Path, classes: Sequence[str] = (), seed: int =
     common = dict(
         data_root=place_of(folder, out),
         metainfo=dict(classes=known, palette=_palette(len(known))),
-        img_suffix=found[0][names[0]],
-        seg_map_suffix=found[1][names[0]],
+        img_suffix=endings[0],
+        seg_map_suffix=endings[1],
     )
     lists = {}
     if not parted:
@@ -175,6 +177,24 @@ def read_folder(folder: str, out: Path, classes: Sequence[str] = (), seed: int =
 def _files(folder: Path) -> dict[str, str]:
     """Return the suffixes of the images in a folder by their names."""
     return {path.stem: path.suffix for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+
+
+def _endings(folder: Path, parted: bool, names: Sequence[str]) -> str:
+    """Return the ending that the files of a folder share; mmseg would leave out those of others without a word.
+
+    Raises:
+        ValueError: they have several.
+    """
+    train = _files(folder / ("train" if parted else ""))
+    found = {train[name]: name for name in names} | (
+        {v: k for k, v in _files(folder / "val").items()} if parted else {}
+    )
+    if len(found) > 1:
+        listed = ", ".join(f"{name}{ending}" for ending, name in sorted(found.items()))
+        raise ValueError(
+            f"--data must have files of one ending in {folder}, as mmseg reads them, got {listed}; rename them"
+        )
+    return next(iter(found))
 
 
 def _class_names(root: Path, given: Sequence[str], labels: Sequence[Path]) -> tuple[tuple[str, ...], list[str]]:
@@ -232,7 +252,7 @@ def data_settings(config: Config, data: OwnData) -> dict[str, Any]:
     settings["test_dataloader"] = Code("val_dataloader")
     judge: dict[str, Any] = dict(_delete_=True, type="IoUMetric", iou_metrics=["mIoU"])
     if data.kind == "CocoDataset":
-        masks = "mask_head" in str(config.get("model"))
+        masks = any(word in str(config.get("model")) for word in ("mask_head", THINGS))
         judge = dict(
             _delete_=True, type="CocoMetric", ann_file=data.val["ann_file"], metric=["bbox", "segm"][: 1 + masks]
         )
@@ -258,6 +278,10 @@ def _dataset(config: Config, split: str, part: Mapping[str, Any], kind: str) -> 
         )
         if pipeline != dataset.get("pipeline", []):
             changed["pipeline"] = pipeline
+        plain = dict(indices=None, **(dict(reduce_zero_label=False, ann_file="") if kind == "BaseSegDataset" else {}))
+        for key, value in plain.items():  # of the base's own images and labels
+            if key not in part and dataset.get(key):
+                changed[key] = value
     else:
         same = pipeline == dataset.get("pipeline", [])
         reference = Code(f"{{{{_base_.{place}.pipeline}}}}")
@@ -296,16 +320,21 @@ def _with_classes(value: Any, count: int) -> Any:
     if not isinstance(value, Mapping):
         return None
     changed: dict[str, Any] = {}
+    if value.get(STUFF):
+        raise ValueError(
+            f"--data of objects needs a network for instances, got a panoptic one with {STUFF}={value[STUFF]}; name the config "
+            "of the same network for instances, e.g. mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py"
+        )
     for key, item in value.items():
-        if key == "num_classes" and isinstance(item, int) and item != count:
+        if key in ("num_classes", THINGS) and isinstance(item, int) and item != count:
             changed[key] = count
         elif part := _with_classes(item, count):
             changed[key] = part
-    old = value.get("num_classes")
+    old = value.get("num_classes", value.get(THINGS))
     for name, loss in value.items():
         weights = loss.get("class_weight") if isinstance(loss, Mapping) else None
         if (
-            changed.get("num_classes")
+            {"num_classes", THINGS} & changed.keys()
             and isinstance(weights, (list, tuple))
             and len(weights) in (old, int(old or 0) + 1)
         ):

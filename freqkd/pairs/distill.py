@@ -22,6 +22,7 @@ from freqkd.studies.jobs import in_words
 from freqkd.utils.checkpoints import read_checkpoint
 from freqkd.utils.compat import read_config
 from freqkd.utils.errors import EPILOG, worded
+from freqkd.utils.loading import trust_checkpoints
 from freqkd.utils.program import program
 from freqkd.utils.slots import check_slots
 
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="stop after the configs")
     parser.add_argument("--cfg-options", nargs="+", action=KeyValueAction, help="changes to all runs: key=value")
     options = parser.parse_args(arguments)
+    trust_checkpoints(options.trust_checkpoint)
     written = write_from(options)
     if options.dry_run:
         print("\n".join(commands(written)))
@@ -58,14 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_weights(alone, read_checkpoint(options.student_checkpoint, run.trust), options.student_checkpoint)
     checkpoint = run.train()
     spent = time.monotonic() - started
-    rows = []
+    distilled, rows = run.read(written.distillation), []
+    exported = export_student(distilled, checkpoint, str(options.out / "student"), trust=run.trust)
     if options.test_teacher:
-        config = run.read(written.distillation).model.teacher.config
-        rows.append(run.test("teacher", run.read(config), options.checkpoint))
+        rows.append(run.test("teacher", run.read(distilled.model.teacher.config), options.checkpoint))
     if options.student_checkpoint:
         rows.append(run.test("student alone", run.read(written.student), options.student_checkpoint))
-    distilled = run.read(written.distillation)
-    exported = export_student(distilled, checkpoint, str(options.out / "student"), trust=run.trust)
     rows.append(run.test("distilled student", student_config(distilled), str(exported)))
     print(f"\n{results_table(rows)}\n")
     network = build_student(distilled).eval()
@@ -101,6 +101,8 @@ class _Run:
             config.merge_from_dict(changes)
             check_slots(config)
         config.launcher = "none"
+        if self.trust and "teacher" in config.get("model", {}):
+            config.model.teacher.trust_checkpoint = True
         return config
 
     def train(self) -> str:

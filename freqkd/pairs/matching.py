@@ -9,6 +9,7 @@ from freqkd.models.tap_shapes import MapShape
 from freqkd.pairs.networks import Network
 
 Shapes = Mapping[str, Sequence[MapShape]]
+BACKBONE = "backbone"
 FURTHEST = 2  # times: maps whose sizes differ by more are not resized to each other
 
 
@@ -48,7 +49,9 @@ class Match:
 def match_features(student: Network, student_shapes: Shapes, teacher: Network, teacher_shapes: Shapes) -> Match:
     """Return the first pair of feature taps that have maps of the same size in the same image.
 
-    Without such a pair, two maps whose sizes differ by a factor of 2 at most are brought to the student's size.
+    Necks and decoders come first: of the same size, then of sizes that differ by a factor of 2 at most, of which the teacher's
+    map is brought to the student's size. Then backbones; a decoder's map is compared with the last one of a backbone alone, as
+    the earlier ones hold edges, not objects. Last, any two whose sizes differ by that factor.
 
     Args:
         student: the student network.
@@ -63,17 +66,27 @@ def match_features(student: Network, student_shapes: Shapes, teacher: Network, t
     others = [path for path in teacher.features if _by_size(teacher_shapes.get(path, ()))]
     pairs = [(a, b) for a in mine for b in others]
     pairs.sort(key=lambda pair: (mine.index(pair[0]) + others.index(pair[1]), pair[0] != pair[1]))
-    for a, b in pairs:
-        if found := match_taps(a, student_shapes[a], b, teacher_shapes[b]):
-            return found
-    for a, b in pairs:
-        if found := _match_nearest(a, student_shapes[a], b, teacher_shapes[b]):
-            return found
+    deep = [pair for pair in pairs if BACKBONE not in pair]
+    decoders = [pair for pair in deep if all("." in path for path in pair)]
+    for match, some in ((match_taps, deep), (_match_nearest, decoders), (match_taps, pairs), (_match_nearest, pairs)):
+        for a, b in some:
+            own, other = (
+                _last_beside_decoder(*pair) for pair in ((a, student_shapes[a], b), (b, teacher_shapes[b], a))
+            )
+            if found := match(a, own, b, other):
+                return found
     raise ValueError(
         f"no feature maps of student and teacher belong together: {_describe(student, student_shapes, mine)}; "
         f"{_describe(teacher, teacher_shapes, others)}; name maps of one stride, or of strides that differ by a factor of "
         f"{FURTHEST}, in a term of your own: freqkd taps CONFIG lists them"
     )
+
+
+def _last_beside_decoder(path: str, maps: Sequence[MapShape], partner: str) -> Sequence[MapShape]:
+    """Return the maps that may be compared: of a backbone beside a decoder, the last one, others without a stride."""
+    if path != BACKBONE or "." not in partner:
+        return maps
+    return [*(MapShape(one.shape, None) for one in maps[:-1]), maps[-1]]
 
 
 def match_taps(
@@ -124,6 +137,8 @@ def _match_nearest(
 ) -> Match | None:
     """Return the two maps of nearest size, None where they differ by more than `FURTHEST` times."""
     pairs = [(a, b) for a in _by_size(student_maps).values() for b in _by_size(teacher_maps).values()]
+    if not pairs:
+        return None
 
     def factor(pair: tuple[int, int]) -> float:
         own, other = student_maps[pair[0]].shape[2], teacher_maps[pair[1]].shape[2]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from freqkd.adapters.dense import class_maps
 from freqkd.adapters.heads import HeadKind, describe_head
 from freqkd.models.tap_shapes import MapShape
 from freqkd.pairs.matching import Match, Shapes, describe_maps, match_features, match_taps
@@ -143,7 +144,7 @@ def _add_align(term: Term, match: Match, method: Method) -> None:
     resize = {} if match.resize is None else dict(resize=match.resize)
     if not method.aligned and not resize:
         term.reasons["loss"] = "this loss takes maps of any channels: no align"
-    elif own != other and method.aligned:
+    elif own != other and (method.aligned or resize):
         term.options["align"] = dict(
             type="freqkd.ConvAlign",
             student_channels=_short(own),
@@ -230,10 +231,7 @@ def _score_term(pair: Pair, key: str, name: str, method: Method) -> Term:
 def _class_maps(network: Network, shapes: Shapes) -> list[MapShape]:
     """Return the class maps of a network's scores; a whole head returns boxes, too, after one class map for each level."""
     maps = list(shapes.get(network.scores, ()))
-    if not network.family.per_level:
-        return maps
-    sizes = [one.shape[2:] for one in maps]
-    return maps[: sizes.index(sizes[0], 1)] if sizes[0] in sizes[1:] else maps
+    return list(class_maps(maps)) if network.family.per_level else maps
 
 
 def _adapter(adapter: str, pair: Pair) -> Options:

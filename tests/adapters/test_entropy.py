@@ -60,6 +60,20 @@ def test_a_head_says_what_it_needs(task, tap, small):
     torch.testing.assert_close(found, torch.cat(slow, 1).mean(1), rtol=1e-5, atol=0)
 
 
+def test_of_a_whole_head_the_class_maps_count(small):
+    """Four classes: the channels of the boxes are those of the classes, too."""
+    model = small.config("detection", 4)
+    model["bbox_head"]["num_classes"] = 4
+    network = small.build(model, "detection")
+    data = network.data_preprocessor(small.raw("detection"), True)
+    taps = ["bbox_head", "bbox_head.retina_cls"]
+    with FeatureTap(network, taps) as seen:
+        network(data["inputs"], data["data_samples"], mode="loss")
+    whole, classes = (ImageEntropy(network, tap)(seen.maps(tap), [(64, 96)] * 2, (64, 96)) for tap in taps)
+    assert len(seen.maps("bbox_head")) == 2 * len(seen.maps("bbox_head.retina_cls"))
+    torch.testing.assert_close(whole, classes)
+
+
 def test_proposals_count_for_their_image():
     heads = [nn.ModuleDict(dict(loss_cls=nn.Identity(), fc_cls=nn.Linear(2, 4))) for _ in range(2)]
     for head in heads:

@@ -124,6 +124,16 @@ def test_an_image_comes_back_when_others_are_worth_less():
     assert one.stage(2).kept.tolist() == [2, 1, 0, 9]
 
 
+def test_a_stage_that_drops_nothing_changes_nothing():
+    one = sampler(count=10, keep=0.8, stages=5, interval=1)
+    one.plan(passes=6)
+    assert one.counts == [10, 10, 10, 9, 9, 8]
+    kept = one.stage(3).kept
+    one.values.update([(1, -100.0)])
+    assert one.stage(4).kept.tolist() == kept.tolist()
+    assert 1 not in one.stage(5).kept
+
+
 def test_an_endless_sampler_goes_on_and_skips_to_the_same_place():
     one, other = sampler(), sampler()
     for each in (one, other):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 import pytest
 import torch
+from mmengine.runner import CheckpointLoader
 from network_pairs import write_random_weights
 
 from freqkd.__main__ import main
+from freqkd.pairs.distill import _Run
 
 TEACHER = "data/teachers/blood-cells_retinanet-r18w48.pth"
 TINY = [
@@ -23,6 +27,25 @@ def arguments(tool, baseline, coco, tmp_path):
     path, images = coco(10)
     data = ["--data", path, "--images", images, "--out", str(tmp_path / "out")]
     return ["distill", student, teacher, "--checkpoint", TEACHER, *data]
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_trust_holds_for_teacher_and_tests(trust, arguments, tmp_path, monkeypatch, capsys):
+    weights = torch.load(TEACHER)
+    weights["meta"] = dict(path=PurePosixPath("x"))  # which tensors and plain data do not need
+    torch.save(weights, tmp_path / "own.pth")
+    seen = []
+
+    def train(run):
+        config = run.read(run.written.distillation)
+        seen.append(config.model.teacher.get("trust_checkpoint", False))
+        raise ValueError(f"loaded {len(CheckpointLoader.load_checkpoint(str(tmp_path / 'own.pth')))} parts")
+
+    monkeypatch.setattr(_Run, "train", train)
+    arguments = [str(tmp_path / "own.pth") if one == TEACHER else one for one in arguments]
+    assert main([*arguments, *["--trust-checkpoint"] * trust]) != 0
+    assert seen == [True] * trust
+    assert ("loaded 2 parts" in capsys.readouterr().err) == trust
 
 
 def test_a_dry_run_stops_after_the_configs(arguments, tmp_path, capsys):

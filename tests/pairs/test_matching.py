@@ -8,6 +8,8 @@ import pytest
 
 from freqkd.models.tap_shapes import MapShape
 from freqkd.pairs.matching import match_features, match_taps
+from freqkd.pairs.methods import find_method
+from freqkd.pairs.terms import Term, _add_align
 
 
 def pyramid(*sizes, channels=8):
@@ -58,6 +60,36 @@ def test_a_later_tap_is_taken_where_the_first_has_another_stride():
 def test_maps_of_twice_the_size_are_resized():
     found = match_features(*side("student", neck=pyramid(32)), *side("teacher", backbone=pyramid(16)))
     assert (found.resize, found.student_levels, found.teacher_levels) == ("student", None, None)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_decoder_is_not_compared_with_the_edges_of_a_backbone(swapped):
+    """SegFormer beside PSPNet: the decoders have strides 4 and 8, the backbones all of them."""
+    one = {"decode_head.fusion_conv": pyramid(64), "backbone": pyramid(64, 32, 16, 8)}
+    two = {"decode_head.bottleneck": pyramid(32), "backbone": pyramid(64, 32, 32, 32)}
+    one, two = (two, one) if swapped else (one, two)
+    found = match_features(*side("student", **one), *side("teacher", **two))
+    assert {found.student_tap, found.teacher_tap} == {"decode_head.fusion_conv", "decode_head.bottleneck"}
+    assert found.resize == "student"
+
+
+def test_a_decoder_is_compared_with_the_last_map_of_a_network_that_has_no_other():
+    decoder, backbone = {"decode_head.up": pyramid(64)}, {"backbone": pyramid(64, 32, 16)}
+    with pytest.raises(ValueError, match="no feature maps of student and teacher belong together"):
+        match_features(*side("student", **decoder), *side("teacher", **backbone))
+    found = match_features(*side("student", **{"decode_head.up": pyramid(32)}), *side("teacher", **backbone))
+    assert (found.teacher_levels, found.resize) == ((2,), "student")
+    found = match_features(*side("student", **{"decode_head.up": pyramid(16)}), *side("teacher", **backbone))
+    assert (found.teacher_levels, found.resize) == ((2,), None)
+
+
+def test_attention_of_other_channels_and_strides_is_resized_by_a_convolution():
+    match = match_features(*side("student", neck=pyramid(32)), *side("teacher", neck=pyramid(16, channels=9)))
+    term = Term("loss_at", "", {})
+    _add_align(term, match, find_method("at"))
+    assert term.options["align"] == dict(
+        type="freqkd.ConvAlign", student_channels=8, teacher_channels=9, num_levels=1, resize="student"
+    )
 
 
 def test_maps_that_are_too_different_are_an_error_with_both_sides():

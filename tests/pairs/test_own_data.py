@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from network_pairs import write_random_weights
 from PIL import Image
 
@@ -137,6 +139,42 @@ def test_labels_from_zero_are_classes_where_the_base_has_none_there(tmp_path, fo
             step for step in settings[f"{split}_dataloader"]["dataset"]["pipeline"] if step["type"] == "LoadAnnotations"
         ]
         assert [step["reduce_zero_label"] for step in steps] == [False]
+
+
+def test_what_a_base_says_of_its_own_labels_does_not_stay(tmp_path, folder):
+    steps = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")]
+    own = dict(type="BaseSegDataset", reduce_zero_label=True, indices=4, ann_file="train.txt", pipeline=steps)
+    config = Config(dict(train_dataloader=dict(dataset=own), val_dataloader=dict(dataset=dict(own, indices=None))))
+    data = read_folder(str(folder), tmp_path / "out")
+    settings = [data_settings(config, data)[f"{split}_dataloader"]["dataset"] for split in ("train", "val")]
+    assert [one["reduce_zero_label"] for one in settings] == [False, False]
+    assert [one.get("indices", "unchanged") for one in settings] == [None, "unchanged"]
+    parted = replace(data, train={key: value for key, value in data.train.items() if key != "ann_file"})
+    assert data_settings(config, parted)["train_dataloader"]["dataset"]["ann_file"] == ""
+
+
+@pytest.mark.parametrize("place", ["images/b.JPG", "labels/b.bmp"])
+def test_files_of_several_endings_are_refused(tmp_path, place):
+    for path in ("images/a.jpg", "images/b.jpg", "labels/a.png", "labels/b.png"):
+        if Path(place).with_suffix("") != Path(path).with_suffix(""):
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            Image.new("L", (4, 4)).save(tmp_path / path)
+    Image.new("L", (4, 4)).save(tmp_path / place)
+    with pytest.raises(
+        ValueError, match=rf"--data must have files of one ending in .*{place.split('/')[0]}.*got .*b\."
+    ):
+        read_folder(str(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_heads_of_masks_have_the_classes():
+    model = read_config("mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py").model
+    found = head_settings(model, 3)
+    assert found["panoptic_head"]["num_things_classes"] == 3
+    assert found["panoptic_fusion_head"] == dict(num_things_classes=3)
+    assert found["panoptic_head"]["loss_cls"]["class_weight"] == [1.0, 1.0, 1.0, 0.1]
+    with pytest.raises(ValueError, match="needs a network for instances, got a panoptic one with num_stuff_classes=53"):
+        head_settings(read_config("mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py").model, 3)
 
 
 def test_wrapped_data_sets_are_reached(coco, tmp_path):

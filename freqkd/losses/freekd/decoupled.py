@@ -14,7 +14,7 @@ from freqkd.losses.freekd.loss import FreeKDLoss, freekd_loss
 from freqkd.losses.freekd.prompts import FrequencyPrompt
 from freqkd.losses.freekd.wavelets import DEEPEST, wavedec2
 from freqkd.losses.mse import sum_levels
-from freqkd.utils.checks import check_at_least, check_flag, check_whole, upcast
+from freqkd.utils.checks import check_at_least, check_choice, check_flag, check_whole, upcast
 
 __all__ = ["FreeKDPlusLoss", "RelaxedLowLoss", "freekd_plus_loss", "refine_masks", "relaxed_low_loss"]
 
@@ -209,6 +209,7 @@ class FreeKDPlusLoss(FreeKDLoss):
         check_flag("refine", refine)
         check_at_least("low_weight", low_weight, 0)
         check_at_least("details_weight", details_weight, 0)
+        check_choice("preset", preset, ("paper", "official", "details"))  # others weigh bands, which has no place here
         super().__init__(
             channels,
             num_levels,

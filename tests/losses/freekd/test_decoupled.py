@@ -211,6 +211,10 @@ def test_weight_maps_take_the_place_of_masks() -> None:
         (lambda: RelaxedLowLoss(depth=0), "depth must be at least 1, got 0"),
         (lambda: relaxed_low_loss(torch.ones(1, 2, 3, 3), torch.ones(1, 4, 3, 3)), "add an align"),
         (lambda: freekd_plus_loss(torch.ones(1, 2, 3, 3), torch.ones(1, 4, 3, 3)), "add an align"),
+        (
+            lambda: FreeKDPlusLoss(preset="whitened"),
+            "preset must be one of 'paper', 'official', 'details', got 'whitened'",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(make, words: str) -> None:
