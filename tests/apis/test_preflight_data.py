@@ -110,6 +110,14 @@ def test_fewer_classes_than_the_head_are_a_warning(cells, capsys):
     assert line.startswith("warning: train_dataloader: the data set has 3 classes, bbox_head.num_classes is 7")
 
 
+def test_classes_of_a_head_of_masks_are_compared(cells):
+    cells.model = dict(panoptic_head=dict(type="Mask2FormerHead", num_things_classes=2, num_stuff_classes=0))
+    with pytest.raises(ValueError, match=r"has 3 classes, and panoptic_head\.num_things_classes is 2: it must"):
+        check_data(cells, ("train",))
+    cells.model.panoptic_head.num_stuff_classes = 1  # the data do not say which are things
+    assert check_data(cells, ("train",))
+
+
 def test_labels_are_compared_as_the_pipeline_reads_them(roads, tmp_path):
     labels = np.full((240, 320), 5)
     labels[0, 0] = 255

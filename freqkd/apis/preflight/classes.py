@@ -27,7 +27,8 @@ from freqkd.utils.compat import read_config
 from freqkd.utils.errors import worded
 from freqkd.utils.slots import describe
 
-HEADS = ("bbox_head", "mask_head", "roi_head", "decode_head", "auxiliary_head")
+HEADS = ("bbox_head", "mask_head", "roi_head", "decode_head", "auxiliary_head", "panoptic_head")
+COUNTS = ("num_classes", "num_things_classes")  # the second one of MaskFormer and Mask2Former in mmdet
 Names = tuple[str, ...]
 
 
@@ -50,7 +51,7 @@ def heads_of(config: Config) -> dict[str, Mapping[str, Any]]:
             for index, one in enumerate(head):
                 collect(f"{path}[{index}]", one)
         elif isinstance(head, Mapping):
-            if isinstance(head.get("num_classes"), int):
+            if any(isinstance(head.get(count), int) for count in COUNTS):
                 found[path] = head
             for name in HEADS:
                 if name in head:
@@ -73,15 +74,17 @@ def check_counts(images: Any, config: Config, where: str) -> None:
         return
     _check_order(images, where)
     for path, head in heads_of(config).items():
-        if len(classes) > head["num_classes"]:
+        name = next(count for count in COUNTS if isinstance(head.get(count), int))
+        count = head[name] + (0 if images.metainfo.get("thing_classes") else head.get("num_stuff_classes", 0))
+        if len(classes) > count:
             raise DataError(
-                f"{where}: the data set has {len(classes)} classes, and {path}.num_classes is {head['num_classes']}: it must "
+                f"{where}: the data set has {len(classes)} classes, and {path}.{name} is {count}: it must "
                 "be at least as many; set it in the config of the network, or name fewer classes in "
                 f"{where}.dataset.metainfo"
             )
-        if len(classes) < head["num_classes"] and "." not in path:
+        if len(classes) < count and "." not in path:
             print(
-                f"warning: {where}: the data set has {len(classes)} classes, {path}.num_classes is {head['num_classes']}; "
+                f"warning: {where}: the data set has {len(classes)} classes, {path}.{name} is {count}; "
                 "the other classes are never trained",
                 file=sys.stderr,
             )
