@@ -79,6 +79,21 @@ def gain(study: str, method: str | None, results: Path) -> str:
     return "-"
 
 
+def selection_gains(results: Path) -> str:
+    """Return what the references gain where there is no search and the selection part judges, in words."""
+    found = []
+    for title, method in (("FreeKD's details", "details"), ("MSE", "mse")):
+        gains = []
+        for study in STUDIES.values():
+            answer = summarise(*read_study(results / f"{study}-forms"))
+            (row,) = (row for row in answer["lengths"][0]["rows"] if row["method"] == method)
+            (alone,) = (row for row in answer["lengths"][0]["rows"] if row["method"] == "student")
+            first = row["metrics"]["0"] - alone["metrics"]["0"]  # the seed that all methods have
+            gains.append(f"{first:+{'.4f' if answer['scale'] == 1 else '.2f'}}")
+        found.append(f"{title} gain{'s' * (title == 'MSE')} {' and '.join(gains)}")
+    return ", ".join(found)
+
+
 def block(root: Path = ROOT) -> str:
     """Return the table and its notes."""
     facts = yaml.safe_load((root / "configs/heads.yml").read_text("utf-8"))
@@ -95,6 +110,8 @@ The others say what a config of your own needs, by the name of an [adapter](#ada
 {notes}
 
 The last columns are gains over the student alone, from [comparison.md](comparison.md); one seed is no verdict.
+Gains on the selection part have no search behind them, and can be compared with each other only: there
+{selection_gains(root / "studies/results")}. KCD's are with details beside it.
 
 {table(["method", *facts["columns"], *STUDIES], rows)}
 """

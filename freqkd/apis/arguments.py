@@ -40,9 +40,10 @@ class KeyValueAction(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of every tool that runs a config, named as in mmdet and mmseg."""
-    parser.add_argument("--work-dir", help="folder for logs and checkpoints; default work_dirs/NAME_OF_CONFIG")
+def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str | None = None) -> None:
+    """Add the arguments of every tool that runs a config, named as in mmdet and mmseg; the work dir may have a default."""
+    default = work_dir or "work_dirs/NAME_OF_CONFIG"
+    parser.add_argument("--work-dir", default=work_dir, help=f"folder for logs and checkpoints; default {default}")
     parser.add_argument(
         "--cfg-options",
         nargs="+",

@@ -156,8 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"only {', '.join(QUICK_KINDS)} at severity {', '.join(map(str, QUICK_SEVERITIES))}",
     )
     add("--metric", default="", help="key of the metric, larger is better (default: COCO's box AP, or the mean IoU)")
-    add_run_arguments(parser)
-    parser.set_defaults(work_dir="work_dirs/robustness")
+    add_run_arguments(parser, "work_dirs/robustness")
     options = parser.parse_args(arguments)
     pairs = read_pairs(options.models, options.names)
     kinds = options.kinds or (QUICK_KINDS if options.quick else KINDS)

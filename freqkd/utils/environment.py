@@ -37,10 +37,11 @@ FAMILIES = {
     "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
 }
 OPENCV = ("opencv-python", "opencv-python-headless")
-OTHERS = ("torch", "numpy", "setuptools", *OPENCV, "pytorch-wavelets", "PyWavelets", "mmcv-lite")
+NEEDED = ("safetensors", "matplotlib", "rich")  # imported by the plugins, by their own names
+OTHERS = ("torch", "numpy", "setuptools", *OPENCV, "pytorch-wavelets", "PyWavelets", "mmcv-lite", *NEEDED)
 # Modules to import, in this order, and those that must import before: a fault is reported once, not by all that depend on it.
 IMPORTS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("torch", "cv2", "pkg_resources"), ()),
+    **dict.fromkeys(("torch", "cv2", "pkg_resources", *NEEDED), ()),
     "pytorch_wavelets": ("torch", "pkg_resources"),
     "mmengine": ("torch", "cv2"),
     "mmcv": ("torch", "cv2", "mmengine"),
@@ -161,6 +162,15 @@ def check_wavelets(facts: Facts) -> Finding:
     return Finding("wavelets", "ok", f"pytorch-wavelets {version}, PyWavelets {facts.versions.get('PyWavelets')}")
 
 
+def check_needed(facts: Facts) -> Finding:
+    """Check the small packages that the plugins import."""
+    broken = [name for name in NEEDED if name in facts.errors]
+    if broken:
+        text = f"{broken[0]} does not import: {facts.errors[broken[0]]}"
+        return Finding("others", "fault", text, f"pip install {' '.join(broken)}")
+    return Finding("others", "ok", ", ".join(f"{name} {facts.versions.get(name, '')}".strip() for name in NEEDED))
+
+
 def check_families(facts: Facts) -> Finding:
     """Check that mmengine and mmcv are installed, and no package from both families, which share their folders."""
     fault, versions = partial(Finding, "OpenMMLab", "fault"), facts.versions
@@ -237,7 +247,16 @@ def check_gpu(facts: Facts) -> Finding:
 
 
 CHECKS: tuple[Callable[[Facts], Finding], ...] = (
-    *(check_freqkd, check_machine, check_python, check_torch, check_cv2, check_pkg_resources, check_wavelets),
+    *(
+        check_freqkd,
+        check_machine,
+        check_python,
+        check_torch,
+        check_cv2,
+        check_pkg_resources,
+        check_wavelets,
+        check_needed,
+    ),
     *(check_families, check_ops),
     partial(check_library, "mmdet", "detection", "mmseg"),
     partial(check_library, "mmseg", "segmentation", "mmdet"),

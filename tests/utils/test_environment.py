@@ -25,6 +25,9 @@ MAINTAINED = {
     "opencv-python": "4.12.0.88",
     "pytorch-wavelets": "1.3.0",
     "PyWavelets": "1.9.0",
+    "safetensors": "0.8.0",
+    "matplotlib": "3.10.0",
+    "rich": "14.0.0",
     "onedl-mmengine": "0.10.12",
     "onedl-mmcv": "2.3.6",
     "onedl-mmdetection": "3.5.1",
@@ -96,6 +99,12 @@ def test_good_environment_has_no_fault():
             "wavelets",
             "No module named 'pywt'",
             "PyWavelets",
+        ),
+        (
+            {"versions": without("safetensors"), "errors": {"safetensors": "No module named 'safetensors'"}},
+            "others",
+            "safetensors does not import: No module named 'safetensors'",
+            "pip install safetensors",
         ),
         (
             {"errors": {"mmcv._ext": "No module named 'mmcv._ext'"}},
@@ -200,7 +209,7 @@ def test_collect_tries_nothing_that_stands_on_a_fault(tmp_path):
 
     facts = environment.collect(tmp_path, importer)
     assert facts.errors == {"cv2": "libGL.so.1: cannot open shared object file"}
-    assert tried == ["torch", "cv2", "pkg_resources", "pytorch_wavelets", "torch"]
+    assert tried == ["torch", "cv2", "pkg_resources", *environment.NEEDED, "pytorch_wavelets", "torch"]
     assert (facts.gpu, facts.torch_cuda) == ("GPU 0", "13.0")
     assert facts.versions["setuptools"] == metadata.version("setuptools")
     assert faults(facts) == {"cv2"}
@@ -252,7 +261,7 @@ def test_main_reports_every_check_and_exits_1_on_a_fault(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(environment.CHECKS) + 1
     assert lines[2] == "ok     python     3.11.7"
-    assert lines[11].startswith("fault  work dir   somewhere cannot be written")
+    assert lines[12].startswith("fault  work dir   somewhere cannot be written")
     assert lines[-1] == "2 faults found, each with its fix."
     monkeypatch.setattr(environment, "collect", lambda work_dir: GOOD)
     assert main(["check"]) == 0
