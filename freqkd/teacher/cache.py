@@ -116,7 +116,7 @@ class CachedTeacher:
             if damaged:
                 for place in damaged:
                     _remove(entries[place].path)
-                again = self.fill(inputs, data_samples)
+                again = self.fill(inputs, data_samples, len(data_samples))
                 for place in damaged:
                     if not again[place].read_into(rows[place].numpy()):
                         raise CheckpointError(
@@ -127,8 +127,11 @@ class CachedTeacher:
 
         return collect
 
-    def fill(self, inputs: Tensor, data_samples: Sequence[Any]) -> list[Entry]:
-        """Store what is missing of a batch, and return the entries of all its views; arguments as in `start`."""
+    def fill(self, inputs: Tensor, data_samples: Sequence[Any], at_once: int = 1) -> list[Entry]:
+        """Store what is missing of a batch, and return the entries of all its views; arguments as in `start`.
+
+        The teacher is shown `at_once` images at least, some of them again: the last bits of its maps depend on their number.
+        """
         views = [self._view_of(sample) for sample in data_samples]
         size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
         for view in views:
@@ -148,7 +151,8 @@ class CachedTeacher:
         key = self.check(source) if self._source is None else {}
         found = [self._get(view, size) for view in views]
         missing = [place for place, entry in enumerate(found) if entry is None]
-        maps = self._run_teacher(inputs[missing], [data_samples[place] for place in missing]) if missing else {}
+        shown = [*missing, *missing[:1] * (at_once - len(missing))]
+        maps = self._run_teacher(inputs[shown], [data_samples[place] for place in shown]) if missing else {}
         if self._source is None:
             counts = [entry.count for entry in found if entry is not None]
             counts.append(sum(value[0].numel() for tapped in maps.values() for value in tapped))

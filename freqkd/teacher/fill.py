@@ -48,7 +48,8 @@ def fill_cache(model: Any, dataset: FixedViews, batch_size: int = 1, num_workers
     Args:
         model: the `Distiller` or `PromptTuner` of the training that the cache is for, whose teacher is cached.
         dataset: the training's fixed views.
-        batch_size: views that the teacher sees at once, all of one size.
+        batch_size: views that the teacher sees at once, all of one size; always as many, so that a cache has the same values
+            wherever its filling was stopped.
         num_workers: processes that load images.
 
     Returns:
@@ -70,7 +71,7 @@ def fill_cache(model: Any, dataset: FixedViews, batch_size: int = 1, num_workers
     for items in _batches(loader, model.data_preprocessor, batch_size):
         new = sum(not teacher.has(*item["data_samples"].metainfo[VIEW][:2]) for item in items)
         data = model.data_preprocessor(pseudo_collate(items), True)
-        teacher.fill(teacher.normalize(data["inputs"], data["data_samples"]), data["data_samples"])
+        teacher.fill(teacher.normalize(data["inputs"], data["data_samples"]), data["data_samples"], batch_size)
         stored += new
         if time.monotonic() - reported > _PAUSE:
             reported = time.monotonic()

@@ -155,7 +155,7 @@ def test_two_processes_may_fill_one_folder(cached, photos, tmp_path):
             paths = [entry_path(tmp_path / name, index, view) for name in ("both", "alone")]
             one, other = map(read_entry, paths)
             assert (one.pixels, one.size, one.shapes) == (other.pixels, other.size, other.shapes)
-            np.testing.assert_allclose(*map(values_of, paths), rtol=2e-3, atol=1e-3)
+            np.testing.assert_array_equal(*map(values_of, paths))
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("both", "alone")]
     assert manifests[0] == manifests[1]
 
@@ -176,7 +176,11 @@ def test_filling_continues_where_it_stopped(cached, photos, step, task, monkeypa
         fill_cache(model, views)
     monkeypatch.setattr(Teacher, "extract", original)
     assert len(set(seen)) == 2
-    assert fill_cache(cached(task), views, batch_size=4) == 4
+    again = cached(task)
+    again.prepare()
+    ran = step.runs(again)
+    assert fill_cache(again, views, batch_size=4) == 4  # with the first view, which is looked at though it may be there
+    assert set(ran) == {4}  # the last bits of the maps depend on the number of images
     assert fill_cache(cached(task), views) == 0
     total = sum(path.stat().st_size for path in model.teacher.dir.rglob("*.safetensors"))
     assert f"6 of 6 views are stored, 0 of them new, {total / 1000:.1f} kB ({total} bytes)" in capsys.readouterr().out
