@@ -69,7 +69,7 @@ def test_a_truncated_entry_is_made_again(cached, photos, step, keep):
     assert read_entry(path) is None
     ran = step.runs(model)
     second = step.losses(model, batch)
-    assert ran == [2, 2]
+    assert ran == [1, 1]
     assert path.read_bytes() == whole
     assert torch.equal(first["distill.loss_freekd"], second["distill.loss_freekd"])
 
@@ -77,8 +77,6 @@ def test_a_truncated_entry_is_made_again(cached, photos, step, keep):
 @pytest.mark.parametrize("place", [-1, -300], ids=["the last value", "a value in the middle"])
 def test_values_that_are_not_what_was_written_are_computed_again(cached, photos, step, place, capsys):
     model, views = cached(), photos()
-    for image in (0, 1):  # one at a time, as the damaged one will be computed again: batches round otherwise
-        step.losses(model, step.batch(model, views, (image, 0)))
     batch = step.batch(model, views, (0, 0), (1, 0))
     first = step.losses(model, batch)
     path = entry_path(model.teacher.dir, 1, 0)
