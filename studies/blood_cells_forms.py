@@ -53,6 +53,7 @@ methods = {
     },
     "condensed": dict(data=_condensed),
     "class-details": dict(terms=dict(loss_form=dict(student_tap=_head))),
+    "weak-pkd+whitened": dict(terms=dict(loss_pkd=dict(weight=dict(ratio=2.0)))),
     "paper": dict(prompts=_stages[""]),
     "freekd-plus": dict(prompts=_stages[""]),
     **{_gate: dict(prompts=f"studies/_base_/prompts_{_gate}_blood-cells.py") for _gate in ("gate", "kan-gate")},

@@ -2,8 +2,8 @@
 
 What stands between `<!-- KIND STUDY LENGTH -->` and `<!-- end -->` is written again from `studies/results/STUDY`, e.g. for
 `<!-- table blood-cells 240 steps -->`. KIND is "table", a row for each method; "order", the same by the metric, with the
-seeds that all methods have, without times and verdicts; "words", the sentences of the answer; or "brief", its verdicts
-against the student alone.
+seeds that all methods have, without times and verdicts; "repeated", the same of the methods with more than one seed; "words",
+the sentences of the answer; or "brief", its verdicts against the student alone.
 `<!-- summary METHOD -->` is a row for each study and length that judges METHOD on the reported split.
 """
 
@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from freqkd.apis.arguments import run_tool
-from freqkd.studies.answer import Record, brief, compact, overview, read_study, summarise, words
+from freqkd.studies.answer import Record, brief, compact, length_of, overview, read_study, summarise, words
 from freqkd.studies.statistics import STUDENT
 from freqkd.utils.files import write_whole
 
-_BLOCK = re.compile(r"(<!-- (table|order|words|brief) ([\w.+-]+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- (table|order|repeated|words|brief) ([\w.+-]+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_FEWEST_SEEDS = {"order": 1, "repeated": 2}  # of a method in tables of explorations
 _SUMMARY = re.compile(r"(<!-- summary ([\w.+-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -38,10 +39,19 @@ def fill(text: str, results: str | Path = "studies/results") -> str:
     def block(found: re.Match[str]) -> str:
         start, kind, name, length, end = found.groups()
         study, runs = read_study(Path(results, name))
-        answer = summarise(study, _with_shared_seeds(runs) if kind == "order" else runs)
+        answer = summarise(study, runs)
         lengths = {entry["length"]: entry for entry in answer["lengths"]}
         if length not in lengths:
             raise ValueError(f"<!-- {kind} {name} {length} --> must name a length of {name}: {', '.join(lengths)}")
+        if kind in _FEWEST_SEEDS:
+            runs = [run for run in runs if length_of(run["budget"]) == length]
+            runs = _with_shared_seeds(runs, _FEWEST_SEEDS[kind])
+            if STUDENT not in {run["method"] for run in runs}:
+                raise ValueError(
+                    f"<!-- {kind} {name} {length} --> must name a length at which the student alone ran twice"
+                )
+            answer = summarise(study, runs)
+            lengths[length] = answer["lengths"][0]
         return f"{start}{_content(kind, answer, lengths[length])}\n{end}"
 
     def summary(found: re.Match[str]) -> str:
@@ -53,24 +63,25 @@ def fill(text: str, results: str | Path = "studies/results") -> str:
     return _SUMMARY.sub(summary, _BLOCK.sub(block, text))
 
 
-def _with_shared_seeds(runs: Sequence[Record]) -> list[Record]:
-    """Return the runs with the seeds that all methods have, whose means can be put in an order.
+def _with_shared_seeds(runs: Sequence[Record], fewest: int) -> list[Record]:
+    """Return the runs of methods with `fewest` seeds or more, with the seeds that all of these have, for an order of means.
 
     >>> runs = [dict(method=method, seed=seed) for method, seed in (("a", 0), ("a", 1), ("b", 0))]
-    >>> [run["method"] for run in _with_shared_seeds(runs)]
-    ['a', 'b']
+    >>> [run["method"] for run in _with_shared_seeds(runs, 1)], [run["method"] for run in _with_shared_seeds(runs, 2)]
+    (['a', 'b'], ['a', 'a'])
     """
     seeds: dict[str, set[int]] = {}
     for run in runs:
         seeds.setdefault(run["method"], set()).add(run["seed"])
-    shared = set.intersection(*seeds.values())
-    return [run for run in runs if run["seed"] in shared]
+    kept = {method: found for method, found in seeds.items() if len(found) >= fewest}
+    shared = set.intersection(*kept.values()) if kept else set()
+    return [run for run in runs if run["method"] in kept and run["seed"] in shared]
 
 
 def _content(kind: str, answer: Record, length: Record) -> str:
     if kind in ("words", "brief"):
         return (words if kind == "words" else brief)(answer, length)
-    return compact(answer, length, brief=kind == "order")
+    return compact(answer, length, brief=kind in _FEWEST_SEEDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

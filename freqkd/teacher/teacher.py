@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_distributed
 from mmengine.logging import print_log
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseDataPreprocessor, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
@@ -279,8 +279,13 @@ class Teacher:
 
     def apply(self, function: Any) -> None:
         """Change the tensors as `nn.Module._apply` does, for `.to()`, `.cuda()` and the like of the model that holds it."""
-        if self._model is not None:
-            self._model._apply(function)
+        if self._model is None:
+            return
+        self._model._apply(function)
+        device = next(self._model.parameters()).device
+        for part in self._model.modules():
+            if isinstance(part, BaseDataPreprocessor):
+                part.to(device)  # images go where it was last sent to, which moving its tensors does not tell it
 
     def to(self, device: torch.device) -> None:
         """Build the network where needed and put it on a device."""

@@ -79,6 +79,24 @@ methods = {
             loss_form=dict(loss=dict(type="freqkd.FreeKDLoss", preset="details")),
         )
     ),
+    "pkd+whitened": dict(
+        terms=dict(
+            loss_pkd=dict(loss=dict(type="freqkd.PKDLoss")),
+            loss_form=dict(loss=dict(type="freqkd.FreeKDLoss", preset="whitened")),
+        )
+    ),
+    "weak-pkd+whitened": dict(
+        terms=dict(
+            loss_pkd=dict(loss=dict(type="freqkd.PKDLoss"), weight=dict(ratio=0.5, iters=50)),
+            loss_form=dict(loss=dict(type="freqkd.FreeKDLoss", preset="whitened")),
+        )
+    ),
+    "mse+whitened": dict(
+        terms=dict(
+            loss_mse=dict(loss=dict(type="freqkd.MSELoss")),
+            loss_form=dict(loss=dict(type="freqkd.FreeKDLoss", preset="whitened")),
+        )
+    ),
     "details+low-by-both": dict(  # the low band as a correlation
         terms=dict(
             loss_form=dict(loss=dict(type="freqkd.FreeKDLoss", preset="details")),

@@ -1,6 +1,7 @@
 """Methods for detectors beside the student alone, and their search."""
 
 _details = dict(loss=dict(type="freqkd.FreeKDLoss", preset="details"))
+_whitened = dict(loss=dict(type="freqkd.FreeKDLoss", preset="whitened"))
 _logit = dict(
     student_tap="bbox_head.retina_cls",
     student_levels=None,
@@ -10,11 +11,13 @@ _logit = dict(
         type="freqkd.LogitLoss", softening=dict(type="fixed", tau=1.0), divergence="binary_kl", activation="sigmoid"
     ),
 )
+_pkd = dict(loss=dict(type="freqkd.PKDLoss"))
 methods = {
     "mse": dict(terms=dict(loss_mse=dict(loss=dict(type="freqkd.MSELoss")))),
-    "pkd": dict(terms=dict(loss_pkd=dict(loss=dict(type="freqkd.PKDLoss")))),
+    "pkd": dict(terms=dict(loss_pkd=_pkd)),
     "details": dict(terms=dict(loss_details=_details)),
-    "whitened": dict(terms=dict(loss_details=dict(loss=dict(type="freqkd.FreeKDLoss", preset="whitened")))),
+    "whitened": dict(terms=dict(loss_details=_whitened)),
+    "pkd+whitened": dict(terms=dict(loss_pkd=_pkd, loss_details=_whitened)),
     "binary-kd": dict(terms=dict(loss_logit=_logit)),
     "crosskd": dict(
         terms=dict(

@@ -239,6 +239,14 @@ def test_numbers_in_a_page_are_those_of_the_results(finished, tmp_path):
     assert [row[2].split(" ± ")[0] for row in rows] == [
         f"{value:.2f}" for value in sorted(means.values(), reverse=True)
     ]
+    repeated = fill(text.replace("order", "repeated"), folder / "results")  # all have run twice
+    assert repeated == page.replace("order", "repeated")
+    shutil.copytree(folder / "results", tmp_path / "once")
+    (tmp_path / "once/toy/student_6-steps_seed1.json").unlink()
+    with pytest.raises(
+        ValueError, match="<!-- repeated toy 6 steps --> must name a length at which the student alone ran"
+    ):
+        fill("<!-- repeated toy 6 steps -->\n<!-- end -->", tmp_path / "once")
     with pytest.raises(ValueError, match="<!-- table toy 9 steps --> must name a length of toy: 6 steps"):
         fill("<!-- table toy 9 steps -->\n<!-- end -->", folder / "results")
     (line,) = [

@@ -6,8 +6,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from torch import nn
 
+from freqkd.models import BandHeadTuner, PromptTuner
 from freqkd.teacher import Teacher, build_teacher
 from freqkd.teacher.teacher import freeze_statistics, run_to
 from freqkd.utils.checkpoints import CheckpointError
@@ -104,6 +106,20 @@ def test_it_follows_the_model_that_holds_it(distill):
     model.double()
     assert model.teacher.model.backbone.conv1.weight.dtype == torch.float64
     assert model.student.backbone.conv1.weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", ["distiller", "prompts", "band head"])
+def test_images_are_sent_to_the_device_that_the_model_was_moved_to(distill, teachers, kind):
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        stages = dict(
+            prompts=lambda: PromptTuner(teachers("detection"), dict(channels=16, num_levels=5, depth=1)),
+            **{"band head": lambda: BandHeadTuner(teachers("detection"))},
+        )
+        model = distill("detection") if kind == "distiller" else stages[kind]()
+    model.prepare()
+    model.to("meta")
+    preprocessors = [model.data_preprocessor, model.teacher.model.data_preprocessor]
+    assert [(one.device.type, one.mean.device.type) for one in preprocessors] == [("meta", "meta")] * 2
 
 
 def test_building_it_costs_no_random_number(teacher):
