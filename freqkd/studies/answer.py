@@ -26,6 +26,7 @@ COMPARED = {  # how the sentences name what a row is compared with
 }
 COLUMNS = {"to_mse": "to MSE", "to_pkd": "to PKD", "to_control": "to its random-teacher control"}
 CURVES = 12  # methods in the picture
+UNKNOWN = 0.01  # AP or IoU below which a class counts as not learnt
 NOTES = """\
 Differences: paired over seeds, with a 95 % t interval (Welch's where seeds are not shared). Verdicts are corrected for the
 number of methods (Holm), intervals are not. Over images: 95 % bootstrap interval for the networks at hand. Could see: true
@@ -215,7 +216,9 @@ def _ends(entry: Record, form: str) -> str:
 def markdown(answer: Record, picture: str = "curves.png") -> str:
     """Return the report in Markdown: for each length two sentences, a table of gains and a table of costs."""
     form = _form(answer)
-    lines = [f"# {answer['study']}: {answer['metric_name']}", "", f"Teacher: {answer['teacher']['metric']:{form}}.", ""]
+    teacher, missed = f"{answer['teacher']['metric']:{form}}", _missed(answer)
+    teacher += f"; below 1 % in {missed} classes" if missed else ""
+    lines = [f"# {answer['study']}: {answer['metric_name']}", "", f"Teacher: {teacher}.", ""]
     lines += [NOTES.replace("\n", " ")]
     lines += ["", f"![Metric on the selection part over training time]({picture})"] if picture else []
     for length in answer["lengths"]:
@@ -308,6 +311,42 @@ def overview(answers: Sequence[Record], method: str) -> str:
     if not rows:
         raise ValueError(f"the summary's method must be in a study, got {method!r}, which is in none")
     return "\n".join(_table(rows))
+
+
+def premises(answers: Sequence[Record]) -> str:
+    """Return a table of what studies can tell: the teacher's lead, how far the student alone has come, how seeds differ.
+
+    A row for each length with two seeds or more; the last fifth of the curve is on the selection part.
+
+    Args:
+        answers: of the studies; those that explore on the selection part are left out.
+    """
+    rows = []
+    for answer in answers:
+        form = _form(answer)
+        for length in answer["lengths"]:
+            alone = next(row for row in length["rows"] if row["method"] == st.STUDENT)
+            paired = [
+                entry["deviation"] for row in length["rows"] if (entry := row["to_student"]) and entry["deviation"]
+            ]
+            if "selection part" in answer["metric_name"] or not paired:
+                continue
+            (_, before), (_, last) = alone["curve"][-2:]
+            rows.append({
+                "study": f"{answer['study']}, {length['length']}", "metric": answer["metric_name"],
+                "teacher": f"{answer['teacher']['metric']:{form}}", "its classes below 1 %": _missed(answer) or "-",
+                "its lead over the student alone": _text(answer["teacher"]["metric"] - alone["metric"], form),
+                "gain of the student alone in the last fifth": _text(last - before, "+" + form),
+                "deviation of the student alone": _text(alone["deviation"], form),
+                "of paired differences": _text(float(np.sqrt(np.mean(np.square(paired)))), form),
+            })  # fmt: skip
+    return "\n".join(_table(rows))
+
+
+def _missed(answer: Record) -> str:
+    """Return how many of the teacher's classes it has not learnt; nothing where that is not known."""
+    known = [value for value in answer["teacher"].get("by_class") or [] if value is not None]
+    return f"{sum(value < UNKNOWN for value in known)} of {len(known)}" if known else ""
 
 
 def _gain(entry: Record | None, form: str) -> str:

@@ -91,7 +91,7 @@ def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] |
         }
         if not is_finished or "metric" not in plan.about()["teacher"]:
             ((_, report),) = jobs.run([plan.evaluation()])
-            plan.about(teacher=dict(metric=report["metric"]))
+            plan.about(teacher=dict(metric=report["metric"], by_class=report.get("by_class")))
         list(jobs.run([plan.training(name, chosen[name], seed, known) for seed, name in every]))
     finally:
         ready = "metric" in plan.about()["teacher"] and any(plan.results.glob(f"{STUDENT}_*.json"))

@@ -4,7 +4,8 @@ What stands between `<!-- KIND STUDY LENGTH -->` and `<!-- end -->` is written a
 `<!-- table blood-cells 240 steps -->`. KIND is "table", a row for each method; "order", the same by the metric, with the
 seeds that all methods have, without times and verdicts; "repeated", the same of the methods with more than one seed; "words",
 the sentences of the answer; or "brief", its verdicts against the student alone.
-`<!-- summary METHOD -->` is a row for each study and length that judges METHOD on the reported split.
+`<!-- summary METHOD -->` is a row for each study and length that judges METHOD on the reported split, `<!-- premises -->` a row
+for each, with what it can tell.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from freqkd.apis.arguments import run_tool
-from freqkd.studies.answer import Record, brief, compact, length_of, overview, read_study, summarise, words
+from freqkd.studies.answer import Record, brief, compact, length_of, overview, premises, read_study, summarise, words
 from freqkd.studies.statistics import STUDENT
 from freqkd.utils.files import write_whole
 
 _BLOCK = re.compile(r"(<!-- (table|order|repeated|words|brief) ([\w.+-]+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _FEWEST_SEEDS = {"order": 1, "repeated": 2}  # of a method in tables of explorations
-_SUMMARY = re.compile(r"(<!-- summary ([\w.+-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_OVERVIEW = re.compile(r"(<!-- (?:summary ([\w.+-]+)|premises) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def fill(text: str, results: str | Path = "studies/results") -> str:
@@ -54,13 +55,14 @@ def fill(text: str, results: str | Path = "studies/results") -> str:
             lengths[length] = answer["lengths"][0]
         return f"{start}{_content(kind, answer, lengths[length])}\n{end}"
 
-    def summary(found: re.Match[str]) -> str:
+    def over_studies(found: re.Match[str]) -> str:
         start, method, end = found.groups()
         studies = [read_study(path.parent) for path in sorted(Path(results).glob("*/STUDY.json"))]
         comparable = [(study, runs) for study, runs in studies if STUDENT in {run["method"] for run in runs}]
-        return f"{start}{overview([summarise(*one) for one in comparable], method)}\n{end}"
+        answers = [summarise(*one) for one in comparable]
+        return f"{start}{overview(answers, method) if method else premises(answers)}\n{end}"
 
-    return _SUMMARY.sub(summary, _BLOCK.sub(block, text))
+    return _OVERVIEW.sub(over_studies, _BLOCK.sub(block, text))
 
 
 def _with_shared_seeds(runs: Sequence[Record], fewest: int) -> list[Record]:

@@ -31,6 +31,7 @@ from freqkd.apis.train import build_runner, train
 from freqkd.hooks.non_finite import NonFiniteError
 from freqkd.hooks.progress import SECONDS
 from freqkd.studies.evaluation import StudyHook
+from freqkd.studies.statistics import by_class
 from freqkd.studies.study import POINTS, Metric
 from freqkd.utils.compat import read_config
 from freqkd.utils.files import write_whole
@@ -172,7 +173,8 @@ def _evaluate(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
     if run.get("labels"):
         with write_whole(run["labels"]) as file:
             np.savez_compressed(file, *_hook(runner).labels)
-    return dict(metric=_hook(runner).value)
+    images = _hook(runner).images
+    return dict(metric=_hook(runner).value, by_class=by_class(images) if images else None)
 
 
 def _fill(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:

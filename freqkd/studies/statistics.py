@@ -325,6 +325,27 @@ def resample(images: Mapping[str, Array], draws: int = 1000, seed: int = 0) -> A
     return np.array([_average_precision(classes, *sample) for sample in zip(counts, weighted)])
 
 
+def by_class(images: Mapping[str, Array]) -> list[float | None]:
+    """Return the metric of each class, from 0 to 1, over all images; None where no image has the class.
+
+    Args:
+        images: in the second or third layout of `resample`.
+
+    >>> by_class({"intersection": np.array([[3, 0, 0]]), "union": np.array([[4, 2, 0]])})
+    [0.75, 0.0, None]
+    """
+    if "union" in images:
+        pairs = zip(images["intersection"].sum(0), images["union"].sum(0))
+        return [float(shared / either) if either else None for shared, either in pairs]
+    found: list[float | None] = []
+    for category, present in enumerate(images["objects"].sum(0)):
+        of_class = images["category"] == category
+        alone = {key: images[key][of_class] for key in ("match", "score", "image")}
+        one = dict(alone, category=np.zeros(of_class.sum(), int), objects=images["objects"][:, [category]])
+        found.append(float(resample(one, 0)[0]) if present else None)
+    return found
+
+
 def _average_precision(classes: list[tuple[Array, Array]], counts: Array, objects: Array) -> float:
     recalls, found = np.linspace(0, 1, 101), []
     for (image, match), present in zip(classes, objects):

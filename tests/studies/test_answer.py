@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from freqkd.studies import answer as module
-from freqkd.studies.answer import brief, markdown, read_study, summarise, words, write_answer
+from freqkd.studies.answer import brief, markdown, premises, read_study, summarise, words, write_answer
 from freqkd.studies.statistics import difference, resample, share_of_gap, smallest_difference
 
 STUDY = {
@@ -66,6 +66,26 @@ def save(folder, study, runs):
             one["images"] = f"{name}.npz"
         (folder / f"{name}.json").write_text(json.dumps(one))
     return folder
+
+
+class TestPremises:
+    STUDY = STUDY | {"teacher": {"metric": 0.54, "by_class": [0.9, 0.0099, 0.01, None, 0.0]}}
+
+    def test_the_teachers_classes_that_it_has_not_learnt(self):
+        assert "\nTeacher: 0.5400; below 1 % in 2 of 4 classes.\n" in markdown(summarise(self.STUDY, made_up()))
+        assert "\nTeacher: 0.5400.\n" in markdown(summarise(STUDY, made_up()))
+
+    def test_a_row_for_each_length_with_several_seeds(self):
+        few = [run(method, 0, 0.5, steps=600) for method in ("student", "mse")]  # one seed has no deviation
+        chosen = {key: GAINS[key] for key in ("student", "mse", "unclear")}
+        explored = self.STUDY | {"study": "forms", "metric_name": "box AP, selection part"}
+        answers = [summarise(study, made_up(chosen) + few) for study in (self.STUDY, explored)]
+        _, _, *rows = premises(answers).splitlines()
+        final, deviations = np.mean(STUDENT) - 0.01, [np.std(chosen[key], ddof=1) for key in ("mse", "unclear")]
+        expected = ["cells, 300 steps", "box AP", "0.5400", "2 of 4", f"{0.54 - np.mean(STUDENT):.4f}",
+                    f"{0.05 * final:+.4f}", f"{np.std(STUDENT, ddof=1):.4f}",
+                    f"{np.sqrt(np.mean(np.square(deviations))):.4f}"]  # fmt: skip
+        assert rows == [f"| {' | '.join(expected)} |"]
 
 
 class TestNumbers:

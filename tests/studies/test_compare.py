@@ -256,6 +256,15 @@ def test_numbers_in_a_page_are_those_of_the_results(finished, tmp_path):
     assert line.split(" | ")[0] == "| toy, 6 steps"
     assert line.split(" | ")[3:5] == [f"{means['student']:.2f}", f"{means['mse']:.2f}"]
     assert line.split(" | ")[6].startswith(f"{gain:+.2f}")
+    (line_of_premises,) = [
+        line for line in fill("<!-- premises -->\n<!-- end -->", folder / "results").splitlines() if "toy" in line
+    ]
+    classes = json.loads((folder / "results/toy/STUDY.json").read_text())["teacher"]["by_class"]
+    assert np.mean([100 * value for value in classes if value is not None]) == pytest.approx(
+        answer["teacher"]["metric"]
+    )
+    unknown, known = (sum(value is not None and value < least for value in classes) for least in (0.01, 2))
+    assert line_of_premises.split(" | ")[3] == f"{unknown} of {known}"
     shutil.copytree(folder / "results", tmp_path / "results")
     (tmp_path / "results/begun").mkdir()  # a study of which only the search has run
     shutil.copy(folder / "results/toy/STUDY.json", tmp_path / "results/begun")

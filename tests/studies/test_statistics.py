@@ -12,6 +12,7 @@ from scipy import stats
 from freqkd.studies.statistics import (
     MOST_SEEDS,
     Difference,
+    by_class,
     difference,
     holm,
     image_interval,
@@ -339,6 +340,7 @@ class TestImages:
     def test_mean_iou_adds_pixels_before_it_divides(self):
         images = {"intersection": np.array([[1, 0], [8, 0]]), "union": np.array([[10, 0], [10, 0]])}
         assert resample(images, 1)[0] == pytest.approx(9 / 20)  # class 1 does not occur
+        assert by_class(images) == [9 / 20, None]
 
     def test_mean_iou_of_samples(self):
         rng = np.random.default_rng(0)
@@ -406,6 +408,19 @@ class TestAveragePrecision:
         expected, arrays = self.evaluate(*self.scene(), 6)
         assert 0.1 < expected < 0.9
         assert resample(arrays, 1)[0] == pytest.approx(expected, abs=1e-9)
+
+    def test_of_each_class(self):
+        objects, detections = self.scene()
+        of = {category: [[one for one in part if one["category_id"] == category] for part in (objects, detections)]
+              for category in (0, 1)}  # fmt: skip
+        for category in (0, 1):
+            alone, _ = self.evaluate(*of[category], 6)
+            assert by_class(self.evaluate(objects, detections, 6)[1])[category] == pytest.approx(alone, abs=1e-9)
+        missed = [one for one in detections if one["category_id"] != 0]
+        values = by_class(self.evaluate(objects, missed, 6)[1])
+        assert values[0] == 0
+        absent = self.evaluate([one for one in objects if one["category_id"] != 2], detections, 6)[1]
+        assert by_class(absent)[2] is None
 
     def test_of_samples_with_repeated_images(self):
         objects, detections = self.scene()
