@@ -15,6 +15,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import (
     DATA_SAMPLERS,
@@ -96,12 +97,15 @@ def check_parts(config: Config, purpose: str) -> None:
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Suppress output that the run will print again."""
-    before = logging.root.manager.disable
+    before, own = logging.root.manager.disable, MMLogger.get_current_instance()
+    level = own.level
     logging.disable(logging.WARNING)
+    own.setLevel(logging.ERROR)  # what MMEngine's logger has printed once, it goes on to print when logging is disabled
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
+        own.setLevel(level)
         logging.disable(before)
 
 
