@@ -30,7 +30,8 @@ UNKNOWN = 0.01  # AP or IoU below which a class counts as not learnt
 NOTES = """\
 Differences: paired over seeds, with a 95 % t interval (Welch's where seeds are not shared). Verdicts are corrected for the
 number of methods (Holm), intervals are not. Over images: 95 % bootstrap interval for the networks at hand. Could see: true
-difference that so many seeds find with a chance of 80 % at 5 %. Time to the student alone's final metric: mean curves."""
+difference that so many seeds find with a chance of 80 % at 5 %. Time to the student alone's final metric: mean curves; not
+given of runs on another device than the student's."""
 
 
 def read_study(folder: str | Path) -> tuple[Record, list[Record]]:
@@ -115,6 +116,8 @@ def _summarise_length(study: Record, methods: Mapping[str, Mapping[int, Record]]
             if name in verdicts:
                 rows[name][key] |= asdict(verdicts[name]) | {"words": str(verdicts[name])}
     for name, row in rows.items():
+        if row["devices"] != rows[st.STUDENT]["devices"]:
+            row["seconds_to_student"] = None
         if entry := row["to_student"]:
             row["share"] = st.share_of_gap(metrics[name], alone, teacher)
             row["could_see"] = entry["deviation"] and st.smallest_difference(entry["deviation"], entry["seeds"])
@@ -154,6 +157,7 @@ def _row(name: str, runs: Sequence[Record], target: float) -> Record:
         "seconds_to_student": st.seconds_to(target, curve, mean["seconds_per_step"]),
         "fidelity": float(np.mean(fidelity)) if fidelity else None,
         "trials": max(run["trials"] for run in runs),
+        "devices": sorted({run.get("device") or "" for run in runs}),
     }
 
 
@@ -243,7 +247,9 @@ def markdown(answer: Record, picture: str = "curves.png") -> str:
             costs.append({
                 "method": row["method"], "trials": str(row["trials"]),
                 "s a step": _text(row["seconds_per_step"], ".3g"), "s of training": _text(row["train_seconds"], ".0f"),
-                "s to the student alone's final metric": _text(row["seconds_to_student"], ".0f", "never"),
+                "s to the student alone's final metric": _text(
+                    row["seconds_to_student"], ".0f", "never" if _is_timed(row, length) else "-"
+                ),
                 "peak memory, MB": _text(row["peak_memory_mb"], ".0f"), "fidelity": _text(row["fidelity"], ".3f"),
             })  # fmt: skip
         lines += ["", *_table(gains), "", *_table(costs)]
@@ -275,7 +281,7 @@ def compact(answer: Record, length: Record, brief: bool = False) -> str:
                 "share of gap": _text(row["share"] and row["share"][:1], ".0%"),
                 "s a step": _text(row["seconds_per_step"], ".2f"),
                 "time to the student alone's metric": _text(
-                    reached and reached / alone["train_seconds"], ".0%", "never"
+                    reached and reached / alone["train_seconds"], ".0%", "never" if _is_timed(row, length) else "-"
                 ),
                 "verdict": (gain or {}).get("words", "-"),
             }
@@ -363,6 +369,11 @@ def _form(answer: Record) -> str:
     return ".2f" if answer["scale"] > 1 else ".4f"
 
 
+def _is_timed(row: Record, length: Record) -> bool:
+    """Whether the seconds of a row can be compared with those of the student alone, the first row."""
+    return bool(row["devices"] == length["rows"][0]["devices"])
+
+
 def _text(value: float | Sequence[float | None] | None, form: str, missing: str = "-") -> str:
     """Return a number, or a number with the ends of its interval where they are known."""
     middle, *ends = value if isinstance(value, Sequence) else [value]
@@ -386,13 +397,16 @@ def _draw(answer: Record) -> Figure:
     figure = Figure((5 * len(lengths) + 2, max(4.0, 0.22 * len(names))), layout="constrained")  # room for the legend
     shown = {}
     for panel, length in zip(figure.subplots(1, len(lengths), squeeze=False)[0], lengths):
-        for row in (row for row in length["rows"] if row["method"] in names):
-            minutes = [step * row["seconds_per_step"] / 60 for step, _ in row["curve"]]
+        rows = [row for row in length["rows"] if row["method"] in names]
+        is_timed = all(_is_timed(row, length) for row in rows)
+        for row in rows:
+            along = [step * (row["seconds_per_step"] / 60 if is_timed else 1) for step, _ in row["curve"]]
             i = names.index(row["method"])
             style = {"color": f"C{i % 10}", "linestyle": ("-", "--", ":")[i // 10 % 3]} if i else {"color": "black"}
-            [shown[row["method"]]] = panel.plot(minutes, [metric for _, metric in row["curve"]], **style)
+            [shown[row["method"]]] = panel.plot(along, [metric for _, metric in row["curve"]], **style)
         panel.axhline(length["target"], color="grey", linestyle=":")
-        panel.set(title=length["length"], xlabel="minutes of training", ylabel=f"{answer['metric_name']}, selection")
+        xlabel = "minutes of training" if is_timed else "steps"
+        panel.set(title=length["length"], xlabel=xlabel, ylabel=f"{answer['metric_name']}, selection")
     figure.legend(shown.values(), shown.keys(), fontsize="small", loc="outside right upper")
     return figure
 

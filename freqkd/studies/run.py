@@ -34,6 +34,7 @@ from freqkd.studies.evaluation import StudyHook
 from freqkd.studies.statistics import by_class
 from freqkd.studies.study import POINTS, Metric
 from freqkd.utils.compat import read_config
+from freqkd.utils.environment import cpu_name
 from freqkd.utils.files import write_whole
 from freqkd.utils.patches import replaced
 
@@ -142,6 +143,7 @@ def _train(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
         curve=sorted(hook.points.items()),
         seconds_per_step=seconds / runner.max_iters,
         train_seconds=seconds,
+        device=torch.cuda.get_device_name() if on_gpu else cpu_name(),
         peak_memory_mb=(torch.cuda.max_memory_allocated() if on_gpu else used) / 2**20,
     )
     if kind == "trial":

@@ -29,6 +29,7 @@ better, and they are not rounded (mmdet's printed AP has three decimals: two see
 ``curve``            ``[[step, metric on the selection part], ...]``, in order of steps, the last one at the end
 ``seconds_per_step`` float
 ``train_seconds``    float
+``device``           str, optional: the GPU or processor; seconds on other devices than the student's are not compared
 ``peak_memory_mb``   float
 ``fidelity``         float or null: agreement with the teacher's predictions on the reported split
 ``images``           file name of an ``.npz`` beside the record, or null; its layout is that of `resample`

@@ -292,14 +292,19 @@ def probe_folder(folder: Path) -> str | None:
         return f"{folder}: {error.strerror or error}"
 
 
-def describe_machine() -> str:
-    """Return the operating system, the CPU's name and the number of cores that this process may use."""
+def cpu_name() -> str:
+    """Return the name of the processor, or what stands for it."""
     cpu = platform.processor()
     with contextlib.suppress(OSError):  # Linux
         named = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.MULTILINE)
         cpu = named[1] if named else cpu
+    return cpu or "unknown CPU"
+
+
+def describe_machine() -> str:
+    """Return the operating system, the CPU's name and the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.platform()}, {cpu or 'unknown CPU'}, {cores} cores"
+    return f"{platform.platform()}, {cpu_name()}, {cores} cores"
 
 
 def collect(work_dir: Path, importer: Callable[[str], Any] = importlib.import_module) -> Facts:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from freqkd.studies import answer as module
-from freqkd.studies.answer import brief, markdown, premises, read_study, summarise, words, write_answer
+from freqkd.studies.answer import brief, compact, markdown, premises, read_study, summarise, words, write_answer
 from freqkd.studies.statistics import difference, resample, share_of_gap, smallest_difference
 
 STUDY = {
@@ -133,6 +133,24 @@ class TestNumbers:
         times = {name: row_of(answer, name)["seconds_to_student"] for name in GAINS}
         # 0.46 * 0.95 is above 0.39 after 200 steps of half a second; 0.43 * 0.95 likewise; the low band never is.
         assert (times["student"], times["details"], times["mse"], times["low"]) == (150, 100, 100, None)
+
+    def test_seconds_of_another_device_are_not_compared(self):
+        runs = made_up(device="a GPU")
+        assert summarise(STUDY, runs)["lengths"][0]["rows"][1]["seconds_to_student"] is not None
+        for one in runs[-5:]:  # "unclear", which reaches the metric
+            one["device"] = "a CPU"
+        answer = summarise(STUDY, runs)
+        (length,) = answer["lengths"]
+        assert row_of(answer, "unclear")["devices"] == ["a CPU"]
+        times = {row["method"]: row["seconds_to_student"] for row in length["rows"]}
+        assert times == {**times, "student": 150, "details": 100, "unclear": None}
+        for text in (markdown(answer), compact(answer, length)):
+            cells = {line.split(" | ")[0][2:]: line for line in text.splitlines() if line.startswith("| ")}
+            assert (" | - | " in cells["unclear"], " | never | " in cells["unclear"]) == (True, False)
+            assert " | never | " in cells["low"]
+        labels = [module._draw(one).axes[0].get_xlabel() for one in (answer, summarise(STUDY, made_up()))]
+        assert labels == ["steps", "minutes of training"]
+        assert max(module._draw(answer).axes[0].lines[0].get_xdata()) == 300
 
     def test_worthwhile_is_a_tenth_of_the_gap_unless_the_study_says_otherwise(self):
         assert summarise(STUDY, made_up())["lengths"][0]["worthwhile"] == pytest.approx(0.014)
