@@ -8,7 +8,8 @@ better, and they are not rounded (mmdet's printed AP has three decimals: two see
 ==================== =====================================================================================
 ``study``            str, the study's name
 ``metric_name``      str, for example ``"box AP"``
-``teacher``          object; ``metric`` is the teacher's, on the reported split
+``teacher``          object; ``metric`` is the teacher's, on the reported split; optional ``by_class`` that of each class,
+                     from 0 to 1, null for a class that no image has
 ``calibration``      object; ``seconds_per_step`` and whatever turned seconds into steps; copied to the answer
 ``worthwhile``       float, optional: smallest gain worth having, in the metric's unit, fixed before the runs; default:
                      a tenth of the gap between the teacher and the student alone
