@@ -26,7 +26,7 @@ COMPARED = {  # how the sentences name what a row is compared with
 }
 COLUMNS = {"to_mse": "to MSE", "to_pkd": "to PKD", "to_control": "to its random-teacher control"}
 CURVES = 12  # methods in the picture
-UNKNOWN = 0.01  # AP or IoU below which a class counts as not learnt
+UNLEARNT = 0.01  # AP or IoU below which a class counts as not learnt
 NOTES = """\
 Differences: paired over seeds, with a 95 % t interval (Welch's where seeds are not shared). Verdicts are corrected for the
 number of methods (Holm), intervals are not. Over images: 95 % bootstrap interval for the networks at hand. Could see: true
@@ -352,7 +352,7 @@ def premises(answers: Sequence[Record]) -> str:
 def _missed(answer: Record) -> str:
     """Return how many of the teacher's classes it has not learnt; nothing where that is not known."""
     known = [value for value in answer["teacher"].get("by_class") or [] if value is not None]
-    return f"{sum(value < UNKNOWN for value in known)} of {len(known)}" if known else ""
+    return f"{sum(value < UNLEARNT for value in known)} of {len(known)}" if known else ""
 
 
 def _gain(entry: Record | None, form: str) -> str:

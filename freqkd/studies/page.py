@@ -49,7 +49,8 @@ def fill(text: str, results: str | Path = "studies/results") -> str:
             runs = _with_shared_seeds(runs, _FEWEST_SEEDS[kind])
             if STUDENT not in {run["method"] for run in runs}:
                 raise ValueError(
-                    f"<!-- {kind} {name} {length} --> must name a length at which the student alone ran twice"
+                    f"<!-- {kind} {name} {length} --> must name a length at which the student alone ran with "
+                    f"{_FEWEST_SEEDS[kind]} or more seeds, one of them a seed of all methods in the table"
                 )
             answer = summarise(study, runs)
             lengths[length] = answer["lengths"][0]

@@ -282,10 +282,10 @@ class Teacher:
         if self._model is None:
             return
         self._model._apply(function)
-        device = next(self._model.parameters()).device
+        parameter = next(self._model.parameters(), None)
         for part in self._model.modules():
-            if isinstance(part, BaseDataPreprocessor):
-                part.to(device)  # images go where it was last sent to, which moving its tensors does not tell it
+            if isinstance(part, BaseDataPreprocessor) and parameter is not None:
+                part.to(parameter.device)  # it sends images to the device of its own last `.to()`
 
     def to(self, device: torch.device) -> None:
         """Build the network where needed and put it on a device."""

@@ -244,7 +244,7 @@ def test_numbers_in_a_page_are_those_of_the_results(finished, tmp_path):
     shutil.copytree(folder / "results", tmp_path / "once")
     (tmp_path / "once/toy/student_6-steps_seed1.json").unlink()
     with pytest.raises(
-        ValueError, match="<!-- repeated toy 6 steps --> must name a length at which the student alone ran"
+        ValueError, match=r"<!-- repeated toy 6 steps --> must name a length at which .* with 2 or more seeds"
     ):
         fill("<!-- repeated toy 6 steps -->\n<!-- end -->", tmp_path / "once")
     with pytest.raises(ValueError, match="<!-- table toy 9 steps --> must name a length of toy: 6 steps"):

@@ -96,6 +96,12 @@ def test_it_is_frozen_in_eval_mode_and_draws_nothing_from_the_trainings_random_n
     assert not model.head.training
 
 
+def test_a_network_without_parameters_moves_with_the_model_that_holds_it():
+    teacher = build_teacher(dict(TOY, module="torch.nn:AvgPool2d", options=dict(kernel_size=2)))
+    assert not list(teacher.model.parameters())
+    teacher.apply(lambda tensor: tensor.double())
+
+
 def test_a_sequence_runs_as_it_is():
     teacher = build_teacher(dict(TOY, module="toy_transformer:make_convolutions", channels_last=True))
     assert teacher.extract(torch.ones(1, 3, 32, 64), None, ["2"])["2"][0].shape == (1, 8, 4, 8)

@@ -100,7 +100,7 @@ def _quietly() -> Iterator[None]:
     before, own = logging.root.manager.disable, MMLogger.get_current_instance()
     level = own.level
     logging.disable(logging.WARNING)
-    own.setLevel(logging.ERROR)  # what MMEngine's logger has printed once, it goes on to print when logging is disabled
+    own.setLevel(logging.ERROR)  # it remembers which levels are on, and misses `logging.disable`
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
