@@ -30,8 +30,9 @@ UNLEARNT = 0.01  # AP or IoU below which a class counts as not learnt
 NOTES = """\
 Differences: paired over seeds, with a 95 % t interval (Welch's where seeds are not shared). Verdicts are corrected for the
 number of methods (Holm), intervals are not. Over images: 95 % bootstrap interval for the networks at hand. Could see: true
-difference that so many seeds find with a chance of 80 % at 5 %. Time to the student alone's final metric: mean curves; not
-given of runs on another device than the student's."""
+difference that so many seeds find with a chance of 80 %, at 5 % over the number of methods. Time to the student alone's
+final metric: mean curves; not given of runs on another device than the student's. Fidelity: share of pixels with the teacher's
+label, of segmenters."""
 
 
 def read_study(folder: str | Path) -> tuple[Record, list[Record]]:
@@ -115,12 +116,14 @@ def _summarise_length(study: Record, methods: Mapping[str, Mapping[int, Record]]
             rows[name][key] = asdict(entry) | {"over_images": _over_images(methods[name], methods[pairs[name]])}
             if name in verdicts:
                 rows[name][key] |= asdict(verdicts[name]) | {"words": str(verdicts[name])}
+    tested = [entry for row in rows.values() if (entry := row["to_student"]) and entry.get("p_holm") is not None]
+    level = st.LEVEL / max(len(tested), 1)
     for name, row in rows.items():
-        if row["devices"] != rows[st.STUDENT]["devices"]:
+        if not _is_timed(row, rows[st.STUDENT]):
             row["seconds_to_student"] = None
         if entry := row["to_student"]:
             row["share"] = st.share_of_gap(metrics[name], alone, teacher)
-            row["could_see"] = entry["deviation"] and st.smallest_difference(entry["deviation"], entry["seeds"])
+            row["could_see"] = entry["deviation"] and st.smallest_difference(entry["deviation"], entry["seeds"], level)
     return {"worthwhile": worthwhile, "target": target, "rows": [*rows.values()]}
 
 
@@ -142,7 +145,9 @@ def _over_images(method: Mapping[int, Record], reference: Mapping[int, Record]) 
 
 
 def _row(name: str, runs: Sequence[Record], target: float) -> Record:
-    mean = {key: float(np.mean([run[key] for run in runs])) for key in sorted(NUMBERS)}
+    devices = sorted({run.get("device") or "" for run in runs})
+    costs = NUMBERS - {"metric"} if len(devices) > 1 else {}  # which say nothing of runs on several devices
+    mean = {key: None if key in costs else float(np.mean([run[key] for run in runs])) for key in sorted(NUMBERS)}
     fidelity = [run["fidelity"] for run in runs if run["fidelity"] is not None]
     curve = st.mean_curve(run["curve"] for run in runs)
     options = [run["options"] for run in runs]
@@ -154,10 +159,10 @@ def _row(name: str, runs: Sequence[Record], target: float) -> Record:
         "deviation": float(np.std([run["metric"] for run in runs], ddof=1)) if len(runs) > 1 else None,
         **dict.fromkeys([*COMPARED, "share", "could_see"]),
         "curve": curve,
-        "seconds_to_student": st.seconds_to(target, curve, mean["seconds_per_step"]),
+        "seconds_to_student": (pace := mean["seconds_per_step"]) and st.seconds_to(target, curve, pace),
         "fidelity": float(np.mean(fidelity)) if fidelity else None,
         "trials": max(run["trials"] for run in runs),
-        "devices": sorted({run.get("device") or "" for run in runs}),
+        "devices": devices,
     }
 
 
@@ -248,7 +253,7 @@ def markdown(answer: Record, picture: str = "curves.png") -> str:
                 "method": row["method"], "trials": str(row["trials"]),
                 "s a step": _text(row["seconds_per_step"], ".3g"), "s of training": _text(row["train_seconds"], ".0f"),
                 "s to the student alone's final metric": _text(
-                    row["seconds_to_student"], ".0f", "never" if _is_timed(row, length) else "-"
+                    row["seconds_to_student"], ".0f", "never" if _is_timed(row, length["rows"][0]) else "-"
                 ),
                 "peak memory, MB": _text(row["peak_memory_mb"], ".0f"), "fidelity": _text(row["fidelity"], ".3f"),
             })  # fmt: skip
@@ -281,7 +286,7 @@ def compact(answer: Record, length: Record, brief: bool = False) -> str:
                 "share of gap": _text(row["share"] and row["share"][:1], ".0%"),
                 "s a step": _text(row["seconds_per_step"], ".2f"),
                 "time to the student alone's metric": _text(
-                    reached and reached / alone["train_seconds"], ".0%", "never" if _is_timed(row, length) else "-"
+                    reached and reached / alone["train_seconds"], ".0%", "never" if _is_timed(row, alone) else "-"
                 ),
                 "verdict": (gain or {}).get("words", "-"),
             }
@@ -369,9 +374,9 @@ def _form(answer: Record) -> str:
     return ".2f" if answer["scale"] > 1 else ".4f"
 
 
-def _is_timed(row: Record, length: Record) -> bool:
-    """Whether the seconds of a row can be compared with those of the student alone, the first row."""
-    return bool(row["devices"] == length["rows"][0]["devices"])
+def _is_timed(row: Record, alone: Record) -> bool:
+    """Whether the seconds of a row can be compared with those of the student alone: all are of one device."""
+    return bool(row["devices"] == alone["devices"]) and len(alone["devices"]) == 1
 
 
 def _text(value: float | Sequence[float | None] | None, form: str, missing: str = "-") -> str:
@@ -398,7 +403,7 @@ def _draw(answer: Record) -> Figure:
     shown = {}
     for panel, length in zip(figure.subplots(1, len(lengths), squeeze=False)[0], lengths):
         rows = [row for row in length["rows"] if row["method"] in names]
-        is_timed = all(_is_timed(row, length) for row in rows)
+        is_timed = all(_is_timed(row, length["rows"][0]) for row in rows)
         for row in rows:
             along = [step * (row["seconds_per_step"] / 60 if is_timed else 1) for step, _ in row["curve"]]
             i = names.index(row["method"])

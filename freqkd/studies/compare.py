@@ -16,8 +16,9 @@ from freqkd.apis.arguments import run_tool
 from freqkd.studies.answer import words, write_answer
 from freqkd.studies.jobs import Jobs, in_words
 from freqkd.studies.other_images import evaluate_students
-from freqkd.studies.plan import Plan
+from freqkd.studies.plan import CALIBRATION, Plan
 from freqkd.studies.quick import quick_study, verdict
+from freqkd.studies.run import device_name
 from freqkd.studies.search import SEED, choose
 from freqkd.studies.statistics import CONTROL, STUDENT
 from freqkd.studies.study import POINTS, read_study
@@ -46,16 +47,17 @@ def prepare(plan: Plan, jobs: Jobs) -> None:
             f"teacher must be the one of the results in {plan.results}, but that was deleted, and training it again gave "
             "other weights; give the study another name, or delete its results"
         )
-    plan.about(teacher=dict(weights=weights), calibration=dict(seconds_per_step={}, other_seconds={}))
-    for name in plan.timed:
-        if name not in plan.about()["calibration"]["seconds_per_step"]:
-            job, start = plan.calibration(name), time.monotonic()
-            job.result.unlink(missing_ok=True)
-            ((_, found),) = jobs.run([job])
-            other = time.monotonic() - start - found["train_seconds"] + POINTS * found["validation_seconds"]
-            plan.about(
-                calibration=dict(seconds_per_step={name: found["seconds_per_step"]}, other_seconds={name: other})
-            )
+    plan.about(teacher=dict(weights=weights))
+    plan.begin_calibration(device_name())
+    for name in plan.to_measure():
+        job, start = plan.calibration(name), time.monotonic()
+        job.result.unlink(missing_ok=True)
+        ((_, found),) = jobs.run([job])
+        other = time.monotonic() - start - found["train_seconds"] + POINTS * found["validation_seconds"]
+        paces = [*plan.about()["calibration"].get("measured", {}).get(name, ()), found["seconds_per_step"]]
+        plan.about(
+            calibration=dict(measured={name: paces}, seconds_per_step={name: min(paces)}, other_seconds={name: other})
+        )
 
 
 def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] | None:
@@ -73,6 +75,10 @@ def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] |
     plan.check()
     plan.renew()
     if not (is_finished := plan.is_finished):
+        print(
+            f"{study.name}: caches and {CALIBRATION} steps of {', '.join(plan.timed)} show how long it takes",
+            flush=True,
+        )
         prepare(plan, jobs)
     known, every = plan.about()["calibration"], [(s, name) for s in range(study.seeds) for name in study.methods]
     trials = [plan.training(name, trial, SEED, known) for name in study.methods for trial in study.trials(name)]
@@ -115,7 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add("--seeds", type=int, help="final runs of each method (default: of the study)")
     add("--budget", help="length of a run: steps, or seconds such as 300s (default: of the study)")
-    add("--methods", nargs="+", default=[], metavar="NAME", help="only these, beside the student alone")
+    add(
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="only these, beside the student alone; a control is METHOD-random-teacher",
+    )
     add("--jobs", type=int, default=1, help="runs at once, each on one thread (default: %(default)s)")
     add("--no-cached", action="store_true", help="let the teacher run in every step, on ordinary augmentation")
     add("--keep", action="store_true", help="keep checkpoints and logs of finished runs")

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -93,10 +94,13 @@ class Plan:
 
     def _digest(self, parts: Any) -> str:
         """Return a name for parts of configs, the same wherever data, results and the work dir lie."""
-        data = self.study.student.train_dataloader.dataset.get("data_root") or Path.cwd()
-        text = canonical(parts)
-        for folder in (self.work.resolve(), self.work, self.results.resolve(), self.results, data):
-            text = text.replace(str(folder), "")
+        dataset = self.study.student.train_dataloader.dataset
+        while "data_root" not in dataset and dataset.get("dataset"):
+            dataset = dataset.dataset
+        text, data = canonical(parts), dataset.get("data_root") or Path.cwd()
+        for folder in map(str, (self.work.resolve(), self.work, self.results.resolve(), self.results, data)):
+            if os.sep in folder:  # a single word may stand for something else, too
+                text = re.sub(rf'(?<="){re.escape(folder)}(?:(?<=/)|(?=[/"]))', "", text)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _weights(self, path: str) -> str:
@@ -106,8 +110,13 @@ class Plan:
             self._hashes[known] = hash_weights(weights_of(read_checkpoint(path)))
         return self._hashes[known]
 
-    def about(self, **new: Any) -> dict[str, Any]:
-        """Return what is known of the study beside its runs, after adding to it; parts of parts are added, too."""
+    def about(self, *dropped: str, **new: Any) -> dict[str, Any]:
+        """Return what is known of the study beside its runs, after adding to it; parts of parts are added, too.
+
+        Args:
+            dropped: parts to forget before.
+            new: parts to add; none: nothing is written.
+        """
         path = self.results / "STUDY.json"
         if not new:
             return json.loads(path.read_text("utf-8")) if path.exists() else {}
@@ -116,7 +125,7 @@ class Plan:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)  # another comparison may add to it
             known = self.about()
-            kept = {key: value for key, value in known.items() if key != "worthwhile"}
+            kept = {key: value for key, value in known.items() if key not in ("worthwhile", *dropped)}
             found = _merge(kept, dict(study=self.study.name, **self._metric) | new)
             if found != known:
                 write_json(found, path)
@@ -358,6 +367,49 @@ class Plan:
             if cache and cache not in filled:
                 filled.add(cache)
                 yield self.job(f"cache of {Path(cache).name}", config, "fill", f"{Path(cache).name}.json")
+
+    def begin_calibration(self, device: str) -> None:
+        """Decide which of the measured seconds per step hold; forget the others.
+
+        Steps of a time are fair where all methods were measured one after the other on one device. A budget in steps needs
+        the seconds for the time left alone, so that those of another day will do.
+
+        Args:
+            device: this machine's.
+
+        Raises:
+            ValueError: methods that were not measured would be compared with runs of a time on another device.
+        """
+        known = self.about().get("calibration", {})
+        measured: dict[str, Any] = dict(seconds_per_step={}, other_seconds={})
+        if not self.study.budget.is_time:
+            self.about(calibration=measured)
+            return
+        missing = [name for name in self.timed if name not in known.get("seconds_per_step", {})]
+        records = (*self.results.glob("*_*.json"), *self.results.glob("search/*.json"))
+        begun = any("seconds" in json.loads(path.read_text("utf-8"))["budget"] for path in records)
+        together, here = known.get("together", False), known.get("device") == device
+        if missing and begun and not (together and here):
+            raise ValueError(
+                f"budget must be a number of steps for {', '.join(missing)} beside the runs in {self.results}, whose seconds "
+                f"became steps on {known.get('device', 'another machine')}; or give the study another name, or delete these"
+            )
+        holds = begun or (together and here)
+        self.about(
+            *(() if holds else ("calibration",)),
+            calibration=measured | ({} if begun else dict(together=True, device=device)),
+        )
+
+    def to_measure(self) -> list[str]:
+        """Return the methods whose seconds per step are still to be measured, in this order.
+
+        Those that become a number of steps are measured twice, there and back, and the lower value counts: other work on the
+        machine, and its first steps, only ever take longer.
+        """
+        known = self.about()["calibration"]
+        count = {name: len(known.get("measured", {}).get(name, "??")) for name in known["seconds_per_step"]}
+        first = [name for name in self.timed if count.get(name, 0) < 1]
+        return first + [name for name in self.timed[::-1] if count.get(name, 1) < 2 and self.study.budget.is_time]
 
     def calibration(self, name: str) -> Job:
         """Return a few steps of a method, with the ratios of its terms measured in the first of them."""

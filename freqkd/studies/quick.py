@@ -6,19 +6,22 @@ import copy
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
 from freqkd.apis.export import is_distillation, student_config, without_views
-from freqkd.studies.split import training_images
-from freqkd.studies.statistics import MSE, STUDENT
+from freqkd.studies.split import Selection, training_images
+from freqkd.studies.statistics import MSE, STUDENT, Difference, verdicts
 from freqkd.studies.study import POINTS, Budget, Method, Metric, Study
 from freqkd.utils.compat import read_config
 
 OWN = "config"  # the method that is the user's
 SHARE = 10  # of the config's length: a tenth
+SEEDS = 3
+MOST_IMAGES = 1000  # of the selection part, which each run reads five times
 RATIO = 2.0  # of MSE and details where the config's weight is no ratio
 PLACE = ("type", "student_tap", "teacher_tap", "student_levels", "teacher_levels", "align")
 METRICS = {"CocoMetric": Metric("coco/bbox_mAP", "box AP"), "IoUMetric": Metric("mIoU", "mIoU", 100.0)}
@@ -34,7 +37,7 @@ def quick_study(path: str, metric: str = "", **changes: Any) -> Study:
     Args:
         path: the config.
         metric: its key; empty: COCO's box AP or the mean IoU.
-        changes: `seeds`, `budget` and `views` in place of 2, a tenth, and those of the config's cached teacher.
+        changes: `seeds`, `budget` and `views` in place of 3, a tenth, and those of the config's cached teacher.
 
     Raises:
         ValueError: the config is not a distillation's, or the metric is not known.
@@ -51,6 +54,7 @@ def quick_study(path: str, metric: str = "", **changes: Any) -> Study:
             f"--metric must name the metric to compare where the evaluator is not one of {', '.join(METRICS)}"
         )
     student, model = _student(config), config.model.to_dict()
+    images = len(training_images(student)[0])
     terms, teacher = model["terms"], dict(model["teacher"])
     cache = teacher.pop("cache", None) or {}
     name = next((name for name, term in terms.items() if not term.get("adapter")), next(iter(terms)))
@@ -59,7 +63,6 @@ def quick_study(path: str, metric: str = "", **changes: Any) -> Study:
     term["weight"] = weight if isinstance(weight, Mapping) else dict(ratio=RATIO, iters=50)
     steps = config.train_cfg.get("max_iters")
     if not steps:
-        images = len(training_images(student)[0])
         steps = config.train_cfg.max_epochs * -(-images // config.train_dataloader.batch_size)
     weighted = {key: {"weight": 1.0, **part} for key, part in terms.items()}
     options = {key: value for key, value in model.items() if key not in ("type", "student", "teacher", "terms")}
@@ -79,7 +82,8 @@ def quick_study(path: str, metric: str = "", **changes: Any) -> Study:
             **{key: Method({name: {**term, "loss": loss}}) for key, loss in LOSSES.items()},
         },
         budget=Budget(max(POINTS, steps // SHARE), like=OWN),
-        seeds=2,
+        selection=Selection(min(Selection().fraction, MOST_IMAGES / images)),
+        seeds=SEEDS,
         views=cache.get("views", 0),
     )
     return Study(**(parts | given))
@@ -123,15 +127,20 @@ def _condensation(config: Config) -> dict[str, Any]:
 
 
 def verdict(path: str, answer: Mapping[str, Any], length: str) -> str:
-    """Return the answer at one length in a sentence: whether the config helps, and by how much."""
-    rows = [row for one in answer["lengths"] if one["length"] == length for row in one["rows"] if row["method"] == OWN]
-    if not rows:
+    """Return the answer at one length in a sentence: whether the config helps, and by how much.
+
+    One question was asked, so that its verdict is not corrected for MSE and details, which are there to compare with.
+    """
+    at: Mapping[str, Any] = next((one for one in answer["lengths"] if one["length"] == length), dict(rows=[]))
+    row = next((row for row in at["rows"] if row["method"] == OWN), None)
+    if row is None:
         return f"{path}: cannot tell yet, because it has no finished run of {length}; start the comparison again"
-    found = rows[0]["to_student"]
+    found = row["to_student"]
     if not found:
         return f"{path}: cannot tell, because the student alone has no run with its seed"
     interval = "" if found["low"] is None else f", 95 % interval {found['low']:+.4f} to {found['high']:+.4f}"
+    own = verdicts({OWN: Difference(**{f.name: found[f.name] for f in fields(Difference)})}, at["worthwhile"])[OWN]
     return (
-        f"{path} {found['words']}: {answer['metric_name']} {found['mean']:+.4f} against the student alone{interval}, "
+        f"{path} {own}: {answer['metric_name']} {found['mean']:+.4f} against the student alone{interval}, "
         f"{found['seeds']} seed{'s' * (found['seeds'] > 1)}"
     )

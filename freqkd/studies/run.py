@@ -117,6 +117,11 @@ def write_json(record: Mapping[str, Any], path: str | Path) -> None:
         file.write(f"{json.dumps(record, indent=1, allow_nan=False)}\n".encode())
 
 
+def device_name() -> str:
+    """Return the name of the GPU, or of the processor where there is none."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+
+
 def _train(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
     kind = run["kind"]
     if run.get("load_from") and find_resumable(config) is None:
@@ -136,15 +141,15 @@ def _train(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
         times = runner.message_hub.get_scalar("train/time").data[0]
         pace = float(statistics.median(times[len(times) // 2 :]))
         return dict(seconds_per_step=pace, train_seconds=seconds, validation_seconds=hook.seconds)
-    on_gpu, used = torch.cuda.is_available(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
     record = dict(
         run["record"],
         metric=hook.points[runner.max_iters],
         curve=sorted(hook.points.items()),
         seconds_per_step=seconds / runner.max_iters,
         train_seconds=seconds,
-        device=torch.cuda.get_device_name() if on_gpu else cpu_name(),
-        peak_memory_mb=(torch.cuda.max_memory_allocated() if on_gpu else used) / 2**20,
+        device=device_name(),
+        peak_memory_mb=(torch.cuda.max_memory_allocated() if torch.cuda.is_available() else used) / 2**20,
     )
     if kind == "trial":
         return record

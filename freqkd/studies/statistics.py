@@ -178,14 +178,14 @@ def power(difference: float, deviation: float, seeds: int, level: float = LEVEL)
     return float(stats.nct.sf(stats.t.isf(level / 2, freedom), freedom, shift))
 
 
-def smallest_difference(deviation: float, seeds: int) -> float:
-    """Return the smallest true difference that a study of so many pairs finds with a chance of 80 % at 5 %.
+def smallest_difference(deviation: float, seeds: int, level: float = LEVEL) -> float:
+    """Return the smallest true difference that a study of so many pairs finds with a chance of 80 %.
 
     >>> round(smallest_difference(1.0, 10), 3), round(smallest_difference(1.0, 2), 1)
     (0.996, 11.5)
     """
-    far = 2 * stats.t.isf(LEVEL / 2, seeds - 1) + 10
-    shift = optimize.brentq(lambda x: power(x, np.sqrt(seeds), seeds, LEVEL) - POWER, 0.0, far)
+    far = 4 * stats.t.isf(level / 2, seeds - 1) + 10
+    shift = optimize.brentq(lambda x: power(x, np.sqrt(seeds), seeds, level) - POWER, 0.0, far)
     return float(shift * deviation / np.sqrt(seeds))
 
 

@@ -244,7 +244,7 @@ def read_study(path: str, methods: Collection[str] = (), **changes: Any) -> Stud
 
     Args:
         path: the file.
-        methods: the methods that run beside the student alone; none: all.
+        methods: the methods and controls that run beside the student alone; none: all.
         changes: in place of what the file says, where they are not None.
 
     Raises:
@@ -270,7 +270,7 @@ def read_study(path: str, methods: Collection[str] = (), **changes: Any) -> Stud
         found[control + CONTROL] = found[control]
     for name in methods:
         check_choice("--methods", name, found)
-    chosen = {name: method for name, method in found.items() if not methods or name.removesuffix(CONTROL) in methods}
+    chosen = {name: method for name, method in found.items() if not methods or name in methods}
     parts = dict(
         student=read_config(raw["student"]),
         metric=_make("metric", Metric, raw["metric"]),

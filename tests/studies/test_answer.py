@@ -11,7 +11,7 @@ import pytest
 
 from freqkd.studies import answer as module
 from freqkd.studies.answer import brief, compact, markdown, premises, read_study, summarise, words, write_answer
-from freqkd.studies.statistics import difference, resample, share_of_gap, smallest_difference
+from freqkd.studies.statistics import LEVEL, difference, resample, share_of_gap, smallest_difference
 
 STUDY = {
     "study": "cells",
@@ -19,6 +19,7 @@ STUDY = {
     "teacher": {"metric": 0.54},
     "calibration": {"seconds_per_step": 0.5},
 }
+OFFERED = 5  # methods of the made-up runs, without the student alone and the control
 NOISE = [0.003, -0.001, 0.001, -0.003, 0.0]
 STUDENT = [0.40, 0.42, 0.38, 0.41, 0.39]
 GAINS = {
@@ -101,7 +102,7 @@ class TestNumbers:
         assert row["to_control"]["mean"] == pytest.approx(0.068)
         assert row["share"] == pytest.approx(share_of_gap(details, student, 0.54))
         assert row["share"][0] == pytest.approx(0.5)
-        assert row["could_see"] == pytest.approx(smallest_difference(found.deviation, 5))
+        assert row["could_see"] == pytest.approx(smallest_difference(found.deviation, 5, LEVEL / OFFERED))
         assert (row["peak_memory_mb"], row["fidelity"], row["trials"]) == (800, 0.75, 4)
         assert (row["options"], row["seconds_per_step"], row["train_seconds"]) == ([{"ratio": 8.0}], 0.5, 150)
 
@@ -142,6 +143,13 @@ class TestNumbers:
         answer = summarise(STUDY, runs)
         (length,) = answer["lengths"]
         assert row_of(answer, "unclear")["devices"] == ["a CPU"]
+        runs[-1]["device"] = "a GPU"  # a mean over both says nothing
+        mixed = row_of(summarise(STUDY, runs), "unclear")
+        assert {
+            mixed[key] for key in ("seconds_per_step", "train_seconds", "peak_memory_mb", "seconds_to_student")
+        } == {None}
+        assert mixed["metric"] == pytest.approx(row_of(answer, "unclear")["metric"])
+        runs[-1]["device"] = "a CPU"
         times = {row["method"]: row["seconds_to_student"] for row in length["rows"]}
         assert times == {**times, "student": 150, "details": 100, "unclear": None}
         for text in (markdown(answer), compact(answer, length)):

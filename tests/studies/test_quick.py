@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from freqkd.studies.compare import main
 from freqkd.studies.quick import quick_study, verdict
+from freqkd.studies.run import device_name
+from freqkd.studies.statistics import difference
 from freqkd.studies.study import Budget
 from freqkd.utils.compat import read_config
 
@@ -32,10 +35,13 @@ def test_the_methods_of_a_shipped_config(monkeypatch):
     assert study.budget == Budget(12 * -(-205 // 8) // 10, like="config")
     assert (study.metric.key, study.seeds, study.views, study.student.model.type) == (
         "coco/bbox_mAP",
-        2,
+        3,
         0,
         "RetinaNet",
     )
+    assert study.selection.fraction == 0.2
+    monkeypatch.setattr("freqkd.studies.quick.MOST_IMAGES", 41 / 2)  # as with thousands of images
+    assert quick_study(path).selection.fraction == pytest.approx(0.1)
     own, (mse,) = study.methods["config"].terms, study.methods["mse"].terms.values()
     first = next(iter(own.values()))
     assert len(own) == 3
@@ -75,15 +81,23 @@ def _read(path):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize(("words", "low"), [("helps", 0.01), ("does not help", -0.01)])
-def test_the_sentence(words, low):
-    found = dict(words=words, mean=0.02, low=low, high=0.03, seeds=2)
-    other = dict(length="600 steps", rows=[dict(method="config", to_student=dict(found, words="helps a lot"))])
-    own = dict(length="75 s", rows=[dict(method="config", to_student=found)])
+@pytest.mark.parametrize(
+    ("gains", "words"),
+    [
+        ([0.02, 0.03, 0.04], "helps: box AP +0.0300 against the student alone, 95 % interval +0.0052 to +0.0548"),
+        (
+            [0.0, 0.001, 0.002],
+            "does not help: box AP +0.0010 against the student alone, 95 % interval -0.0015 to +0.0035",
+        ),
+    ],
+)
+def test_the_sentence(gains, words):
+    """Without a correction for MSE and details: of three methods, the first would not be called to help (p = 0.035)."""
+    found = asdict(difference(dict(enumerate(gains)), dict.fromkeys(range(3), 0.0))) | {"words": "cannot tell"}
+    other = dict(length="600 steps", rows=[dict(method="config", to_student=dict(found, mean=0.5))], worthwhile=0.01)
+    own = dict(length="75 s", rows=[dict(method="config", to_student=found)], worthwhile=0.01)
     answer = dict(metric_name="box AP", lengths=[own, other, dict(length="9 s", rows=[dict(method="student")])])
-    assert verdict("own.py", answer, "75 s") == (
-        f"own.py {words}: box AP +0.0200 against the student alone, 95 % interval {low:+.4f} to +0.0300, 2 seeds"
-    )
+    assert verdict("own.py", answer, "75 s") == f"own.py {words}, 3 seeds"
     for length in ("9 s", "80 s"):
         assert verdict("own.py", answer, length).startswith(
             f"own.py: cannot tell yet, because it has no finished run of {length}"
@@ -161,7 +175,12 @@ def test_trained_teacher_prompts_control_and_seconds(forked, toy_study, small, t
     folder = tmp_path / "results/toy"
     runs = {record["method"]: record for record in map(_read, folder.glob("*_1s_seed0.json"))}
     assert runs.keys() == {"student", "freekd", "freekd-random-teacher"}
-    pace = _read(folder / "STUDY.json")["calibration"]["seconds_per_step"]
+    calibration = _read(folder / "STUDY.json")["calibration"]
+    assert (calibration["together"], calibration["device"]) == (True, device_name())
+    pace = calibration["seconds_per_step"]
+    assert {name: (len(twice), min(twice)) for name, twice in calibration["measured"].items()} == {
+        name: (2, one) for name, one in pace.items()
+    }
     for name, record in runs.items():
         assert record["budget"] == {"steps": max(5, round(1 / pace[name])), "seconds": 1.0}
     assert runs["freekd"]["curve"] != runs["freekd-random-teacher"]["curve"]

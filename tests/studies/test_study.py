@@ -88,6 +88,8 @@ def test_options_of_the_command_line_take_the_place_of_the_files(toy_study, tmp_
         Budget(seconds=90.0),
         0,
     )
+    assert list(read_study(path, ["mse"]).methods) == ["student", "mse"]  # a control runs where it is named
+    assert list(read_study(path, ["mse-random-teacher"]).methods) == ["student", "mse-random-teacher"]
     with pytest.raises(ValueError, match=r"--methods must be one of 'mse', 'pkd', .*got 'pdk'"):
         read_study(path, ["pdk"])
 
@@ -167,6 +169,41 @@ def test_a_run_is_made_of_the_images_and_of_the_teachers_weights(toy_study, tmp_
     for kind in ("img", "ann"):
         (tmp_path / "more" / kind / "train/99.png").unlink()
     assert plan_of(tmp_path, study).fingerprints == other.fingerprints  # the same images in another folder
+
+
+def test_a_run_is_not_named_after_where_its_files_lie(toy_study, tmp_path, monkeypatch, plain):
+    study = toy_study(tmp_path, reads="reads")
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "results", str(tmp_path)):  # of "." a single word is left, which means other things, too
+        assert Plan(read_study(study), folder, folder).fingerprints == plain[0].fingerprints
+
+
+def test_seconds_become_steps_by_one_calibration_on_one_device(toy_study, tmp_path):
+    plan, nothing = plan_of(tmp_path, toy_study(tmp_path, "budget = '5s'")), dict(seconds_per_step={}, other_seconds={})
+    measured = [dict(seconds_per_step={name: 0.1}, other_seconds={name: 1.0}) for name in ("student", "mse")]
+    plan.about(calibration=measured[0])  # for the time left of a budget in steps, on another day
+    plan.begin_calibration("a CPU")
+    assert plan.about()["calibration"] == nothing | dict(together=True, device="a CPU")
+    plan.about(calibration=measured[0])
+    assert plan.to_measure() == ["mse", "mse"]  # nothing says how often the student was: that will do
+    plan.about(calibration=dict(measured=dict(student=[0.1])))
+    assert plan.to_measure() == ["mse", "mse", "student"]
+    plan.begin_calibration("a CPU")  # stopped and started again
+    assert plan.about()["calibration"]["seconds_per_step"] == {"student": 0.1}
+    plan.begin_calibration("a GPU")
+    assert plan.about()["calibration"] == nothing | dict(together=True, device="a GPU")
+    plan.about(calibration=measured[0])
+    run = plan.training("student", {}, 0, plan.about()["calibration"])
+    run.result.write_text(json.dumps(run.config.study_run.record))
+    plan.begin_calibration("a GPU")  # which mse is still to be measured on
+    with pytest.raises(
+        ValueError, match=r"budget must be a number of steps for mse beside .*became steps on a GPU; or give"
+    ):
+        plan.begin_calibration("a CPU")
+    plan.about(calibration=measured[1])
+    before = plan.about()
+    plan.begin_calibration("a CPU")  # the steps of all are known
+    assert plan.about() == before
 
 
 def test_a_first_stage_is_named_after_its_content(toy_study, tmp_path):
