@@ -129,10 +129,10 @@ def written(path):
 
 
 def test_the_configs_are_found():
-    assert len(BASELINES) == 28
-    assert len(PROMPTS) == 20
-    assert len(DISTILLATIONS) == 162
-    assert len(FULL) == 124
+    assert len(BASELINES) >= 28
+    assert len(PROMPTS) >= 20
+    assert len(DISTILLATIONS) >= 162
+    assert len(FULL) >= 124
     assert len({path.stem for path in CONFIGS}) == len(CONFIGS)
 
 

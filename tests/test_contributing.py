@@ -14,7 +14,18 @@ ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "CONTRIBUTING.md"
 OWN_DATA = ROOT / "docs" / "own-data.md"
 PAGES = [GUIDE, ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COPIED = ("freqkd", "configs", "docs", "tests", "tools", "pyproject.toml", "CONTRIBUTING.md")
+COPIED = (
+    "freqkd",
+    "configs",
+    "docs",
+    "tests",
+    "tools",
+    "pyproject.toml",
+    "CONTRIBUTING.md",
+    "studies",
+    "examples",
+    "model-index.yml",
+)
 
 
 def blocks(page):
@@ -50,27 +61,39 @@ def contributed(tmp_path_factory, other_processes):
     for name, code in files:
         path = copy / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(path.read_text() + code if path.suffix == ".md" else code)
+        if path.suffix == ".yml":
+            key, row = code.split("\n", 1)
+            path.write_text(path.read_text().replace(f"\n{key}\n", f"\n{key}\n{row}"))
+        else:
+            path.write_text(path.read_text() + code if path.suffix == ".md" else code)
+    commands = re.search(r"^```\n(python tools.*?)```", section("Add a loss"), re.M | re.S)[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(commands, shell=True, cwd=copy, env=environment, check=True, capture_output=True)
+    assert "largest_neck" in (copy / "tests/first_losses.json").read_text()
     given = [name for name, _ in files if name.startswith(("freqkd", "tests"))]
     given += ["tests/test_configs.py", "tests/adapters/test_sample_configs.py", "tests/test_contributing.py"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-rp", "-k", "largest or objectness or has_a_row", *given],
+        [sys.executable, "-m", "pytest", "-rp", "-k", "largest or objectness or has_a_row or are_found", *given],
         cwd=copy,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return re.findall(r"^PASSED (\S+)", done.stdout, re.M)
 
 
-def test_a_loss_is_four_files(contributed):
+def test_a_loss_is_three_files_and_three_rows(contributed):
     files = steps("Add a loss")
-    loss, test, config, page = files
+    loss, test, config, *pages = files
     trained = f"tests/adapters/test_sample_configs.py::test_a_sample_config_trains[{Path(config).stem}]"
     assert {f"{loss}::freqkd.losses.largest.largest_loss", trained, *names_of_tests(files)} <= set(contributed)
     assert len(names_of_tests({test: files[test]})) == 2
-    assert (ROOT / page).exists()
+    assert [page for page in pages if (ROOT / page).exists()] == [
+        "docs/methods.md",
+        "configs/heads.yml",
+        "configs/papers.yml",
+    ]
 
 
 def test_a_head_adapter_is_three_files(contributed):

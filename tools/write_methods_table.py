@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,17 @@ def cell(row: Mapping[str, Any], column: str, configs: Sequence[str]) -> str:
     return str(next(said, row["cells"].get("else")))
 
 
+@cache
+def _answer(folder: Path) -> dict[str, Any]:
+    return summarise(*read_study(folder))
+
+
 def gain(study: str, method: str | None, results: Path) -> str:
     """Return a method's gain over the student alone in a study, on the reported split or else the selection part."""
     for folder, part in ((study, ""), (f"{study}-forms", ", selection part")):
         if method is None or not (results / folder / "STUDY.json").exists():
             continue
-        answer = summarise(*read_study(results / folder))
+        answer = _answer(results / folder)
         form = ".4f" if answer["scale"] == 1 else ".2f"
         for length in answer["lengths"]:
             for row in length["rows"]:
@@ -85,7 +91,7 @@ def selection_gains(results: Path) -> str:
     for title, method in (("FreeKD's details", "details"), ("MSE", "mse")):
         gains = []
         for study in STUDIES.values():
-            answer = summarise(*read_study(results / f"{study}-forms"))
+            answer = _answer(results / f"{study}-forms")
             (row,) = (row for row in answer["lengths"][0]["rows"] if row["method"] == method)
             (alone,) = (row for row in answer["lengths"][0]["rows"] if row["method"] == "student")
             first = row["metrics"]["0"] - alone["metrics"]["0"]  # the seed that all methods have
@@ -94,10 +100,24 @@ def selection_gains(results: Path) -> str:
     return ", ".join(found)
 
 
+def _check_rows(rows: Sequence[Mapping[str, Any]], methods: Collection[str]) -> None:
+    """Refuse rows without cells, and configs whose method stands in no row."""
+    for row in rows:
+        if missing := [key for key in ("title", "of", "cells") if key not in row]:
+            raise SystemExit(f"configs/heads.yml: the row {dict(row)} misses {', '.join(missing)}; see the other rows")
+    if missing := sorted({*methods} - {method for row in rows for method in row["of"]}):
+        raise SystemExit(
+            f"configs/heads.yml: rows miss {', '.join(missing)}; add a line `  - {{title: ..., of: [{missing[0]}], "
+            'cells: {else: "="}}`, or name it in a row that is there'
+        )
+
+
 def block(root: Path = ROOT) -> str:
     """Return the table and its notes."""
     facts = yaml.safe_load((root / "configs/heads.yml").read_text("utf-8"))
-    found = find_configs(find_entries(root), facts)
+    entries = find_entries(root)
+    _check_rows(facts["rows"], {one.method for one in entries} - {"baselines", "prompts"})
+    found = find_configs(entries, facts)
     rows = []
     for row in facts["rows"]:
         cells = [cell(row, column, found.get((row["title"], column), [])) for column in facts["columns"]]

@@ -306,6 +306,9 @@ def pages(root: Path = ROOT, read: Callable[[Path], Any] = read_config) -> dict[
     configs = {one: read(root / one.path) for one in entries}
     models = {one: config.model.to_dict() for one, config in configs.items()}
     folders = list(dict.fromkeys(sorted(one.folder for one in entries)))
+    for folder in folders:
+        if "title" not in (facts["methods"].get(folder) or {}):
+            raise SystemExit(f"configs/papers.yml: methods misses {folder}; add a line `  {folder}: {{title: ...}}`")
     written = {"configs/README.md": overview([one for one in entries if one.data in FULL], facts, configs)}
     for folder in folders:
         mine = [one for one in entries if one.folder == folder]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from freqkd.align import Maps
 from freqkd.losses.cosine import cosine_distance
-from freqkd.losses.mse import sum_levels
+from freqkd.losses.levels import sum_levels
 from freqkd.utils.checks import check_at_least, check_positive
 
 __all__ = ["AMRadioLoss", "am_radio_loss"]

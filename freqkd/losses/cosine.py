@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from freqkd.align import Maps
-from freqkd.losses.mse import sum_levels
+from freqkd.losses.levels import sum_levels
 from freqkd.utils.checks import check_at_least
 
 __all__ = ["CosineLoss", "cosine_loss"]

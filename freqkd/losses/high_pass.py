@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd.align import Maps
-from freqkd.losses.mse import sum_levels
+from freqkd.losses.levels import sum_levels
 from freqkd.utils.checks import WIDEST, check_at_least, check_whole
 
 __all__ = ["HighPassLoss", "high_pass_loss"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -10,30 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqkd.align import Maps
+from freqkd.losses.levels import sum_levels
 from freqkd.utils.checks import (
-    as_maps,
     check_at_least,
     check_choice,
     check_flag,
     check_positive,
-    check_same_shape,
-    upcast,
 )
 
 __all__ = ["L2Loss", "MSELoss", "l2_loss", "mse_loss"]
 
 L2_CHOICES = ("batch", "mean", "norm")
-
-
-def sum_levels(compare: Callable[[Tensor, Tensor], Tensor], student: Maps, teacher: Maps, same: bool = True) -> Tensor:
-    """Return the sum over levels of `compare`, in float32 at least and without gradient to the teacher."""
-    losses = []
-    for level, (student_feat, teacher_feat) in enumerate(as_maps(student, teacher)):
-        if same:
-            check_same_shape(student_feat, teacher_feat, f"features of level {level}")
-        with torch.autocast(student_feat.device.type, enabled=False):
-            losses.append(compare(upcast(student_feat), upcast(teacher_feat.detach())))
-    return torch.stack(losses).sum()
 
 
 def squared_error(student: Tensor, teacher: Tensor, reduction: str = "mean") -> Tensor:

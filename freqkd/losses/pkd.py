@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from freqkd.align import Maps, resize_pair
-from freqkd.losses.mse import squared_error, sum_levels
+from freqkd.losses.levels import sum_levels
+from freqkd.losses.mse import squared_error
 from freqkd.losses.standardization import standardized
 from freqkd.utils.checks import check_at_least, check_flag, check_same_shape
 

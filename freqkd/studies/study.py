@@ -254,7 +254,9 @@ def read_study(path: str, methods: Collection[str] = (), **changes: Any) -> Stud
     raw = {key: value for key, value in read.to_dict().items() if key[0] != "_" and key != "custom_imports"}
     raw |= {key: value for key, value in changes.items() if value is not None}
     control, shared = raw.pop("control", None), raw.pop("term", None) or {}
-    check_options(f"study {path}", Study, raw)
+    if "model" in raw:
+        raise ValueError(f"{path} is the config of a training, not a study; for a distillation: freqkd compare --quick {path}")
+    check_options(f"study {path}, beside term and control,", Study, raw)
     given = raw["methods"]
     if not isinstance(given, Mapping):
         raise ValueError(f"methods must be a dict of methods by name, dict(mse=dict(terms=dict(...))), got {given!r}")

@@ -71,7 +71,7 @@ def test_a_term_of_weight_zero_is_the_student_alone(forked, toy_data, teachers, 
         assert runs["config"][key] == runs["student"][key]
         assert runs["mse"][key] != runs["student"][key]
     printed = capsys.readouterr().out
-    announced = re.search(r"4 runs, 0 finished; about ([\d.]+) s left", printed)
+    announced = re.search(r"4 runs of [\d.]+ s, 0 finished; about ([\d.]+) s left", printed)
     assert announced
     assert float(announced[1]) > 0
     assert f"{path} cannot tell yet, the deviation" in printed

@@ -13,7 +13,7 @@ from freqkd.losses.freekd.local_relation import WINDOW
 from freqkd.losses.freekd.loss import FreeKDLoss, freekd_loss
 from freqkd.losses.freekd.prompts import FrequencyPrompt
 from freqkd.losses.freekd.wavelets import DEEPEST, wavedec2
-from freqkd.losses.mse import sum_levels
+from freqkd.losses.levels import sum_levels
 from freqkd.utils.checks import check_at_least, check_choice, check_flag, check_whole, upcast
 
 __all__ = ["FreeKDPlusLoss", "RelaxedLowLoss", "freekd_plus_loss", "refine_masks", "relaxed_low_loss"]
