@@ -86,7 +86,10 @@ def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] |
     jobs.plan(planned)
     left = sum(job.seconds for job in planned if not job.result.exists()) / jobs.count
     finished = sum(job.result.exists() for job in planned)
-    print(f"{study.name}: {len(planned)} runs of {plan.length}, {finished} finished; about {in_words(left)} left", flush=True)
+    print(
+        f"{study.name}: {len(planned)} runs of {plan.length}, {finished} finished; about {in_words(left)} left",
+        flush=True,
+    )
     jobs.deadline = time.monotonic() + LATE[0] * left + LATE[1] if stop_late else jobs.deadline
     try:
         found = {job.result: record for job, record in jobs.run(trials)}

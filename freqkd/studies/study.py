@@ -255,7 +255,9 @@ def read_study(path: str, methods: Collection[str] = (), **changes: Any) -> Stud
     raw |= {key: value for key, value in changes.items() if value is not None}
     control, shared = raw.pop("control", None), raw.pop("term", None) or {}
     if "model" in raw:
-        raise ValueError(f"{path} is the config of a training, not a study; for a distillation: freqkd compare --quick {path}")
+        raise ValueError(
+            f"{path} is the config of a training, not a study; for a distillation: freqkd compare --quick {path}"
+        )
     check_options(f"study {path}, beside term and control,", Study, raw)
     given = raw["methods"]
     if not isinstance(given, Mapping):

@@ -64,7 +64,7 @@ WRONG = {
     "methods['mse']['data'] = ['a']": r"methods.mse.data must be dict.*got \['a'\]",
     "methods['mse']['data'] = dict(sampler={}, hooks=dict(type='x'))": "methods.mse.data must be dict.*hooks=",
     "amp = 'half'": "amp must be one of 'bfloat16', 'float16', got 'half'",
-    "model = dict(type='RetinaNet')": "study.py is the config of a training, not a study; for a distillation: freqkd compare --quick .*study.py",
+    "model = dict(type='RetinaNet')": "is the config of a training, not a study; .* freqkd compare --quick .*study.py",
     "metrik = 1": "study .*study.py, beside term and control, takes name, .* got 'metrik'; did you mean 'metric'",
     "control = 'mes'": "control must be one of 'mse', got 'mes'; did you mean 'mse'",
 }
