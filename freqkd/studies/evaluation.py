@@ -85,7 +85,7 @@ class StudyHook(Hook):
         value = self.exact.get(key, metrics.get(key, nothing))
         self.images = self.arrays.get(key, {}) if self.metric["larger"] else {}
         if value is None:
-            raise ValueError(f"metric.key must be one of {', '.join(sorted(metrics))}, got {key!r}")
+            raise ValueError(f"metric.key (--metric) must be one of {', '.join(sorted(metrics))}, got {key!r}")
         value = float(value)
         if not math.isfinite(value):
             raise ValueError(

@@ -18,6 +18,7 @@ from mmengine.config import Config
 
 from freqkd.studies.run import CONFIG_FILE, CONSOLE, HEAD_FILE, MADE_OF, RUN, is_finished, write_run
 from freqkd.utils.checks import check_whole
+from freqkd.utils.errors import HINT
 
 KEPT = ("student.pth", "student_config.py", "prompts.pth", HEAD_FILE)  # of a finished run
 
@@ -139,7 +140,7 @@ class Jobs:
             self._stop()
             lines = log.read_text(errors="replace").strip().splitlines() or ["nothing was printed"]
             error = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
-            code, error = process.returncode, error.removeprefix("error: ")
+            code, error = process.returncode, error.removeprefix("error: ").removesuffix(HINT)
             raise ValueError(f"{job.name} ended with exit code {code}: {error} [its output: {log}]")
         return time.monotonic() - start
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 TRACEBACK = "FREQKD_TRACEBACK"
+HINT = f" (set {TRACEBACK}=1 to see where it came from)"
 EPILOG = f"A wrong input is reported in one line; set {TRACEBACK}=1 to see where it came from."
 FAULT = 70  # the exit code of a fault of this package, as sysexits.h counts; 1 is a wrong input
 LONGEST = 1000  # characters of a message; beyond them libraries list whole configs and search paths
@@ -212,7 +213,7 @@ def run_tool(main: Callable[[Sequence[str] | None], None], arguments: Sequence[s
         return 130
     except Exception as error:
         if is_user_error(error):
-            print(f"error: {one_line(error)} (set {TRACEBACK}=1 to see where it came from)", file=sys.stderr)
+            print(f"error: {one_line(error)}{HINT}", file=sys.stderr)
             return 1
         traceback.print_exc()
         print(

@@ -86,7 +86,8 @@ def test_a_duration_is_said_in_the_unit_it_is_read_in(seconds, words):
 
 def test_a_failed_run_stops_the_others_and_says_why(launched, tmp_path):
     with pytest.raises(
-        ValueError, match=r"^wrong ended with exit code 1: data folder not found: x .*wrong/console.txt\]$"
+        ValueError,
+        match=r"^wrong ended with exit code 1: data folder not found: x \[its output: .*wrong/console.txt\]$",
     ):
         list(Jobs(count=1).run([job(tmp_path, "wrong"), job(tmp_path, "b")]))
     assert launched == ["wrong"]
@@ -279,7 +280,7 @@ def test_the_mean_iou_is_kept_without_rounding_and_per_image():
 
 
 def test_an_unknown_metric_and_a_smaller_one_that_is_better():
-    with pytest.raises(ValueError, match=r"metric\.key must be one of loss, got 'mIoU'"):
+    with pytest.raises(ValueError, match=r"metric.key \(--metric\) must be one of loss, got 'mIoU'"):
         StudyHook(dict(key="mIoU", larger=True), "curve.json")._read({"loss": 1.0})
     hook = StudyHook(dict(key="loss", larger=False), "curve.json")
     hook._read({"loss": 1.0})
