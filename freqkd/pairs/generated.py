@@ -36,7 +36,7 @@ def write_files(files: Mapping[Path, str], overwrite: bool = False, keep: bool =
         keep: see above; else such a file is refused.
 
     Raises:
-        ValueError: a file that was changed, or was not generated, would be replaced.
+        ValueError: a file that was changed, or states no checksum and differs, would be replaced.
     """
     kept, refused = [], []
     for path, text in files.items():
@@ -51,7 +51,7 @@ def write_files(files: Mapping[Path, str], overwrite: bool = False, keep: bool =
             refused.append(f"{path} ({_difference(old, text)})")
     if refused:
         raise ValueError(
-            f"--out must not have files that were changed since they were written, or were not written by freqkd, got "
+            "--out must not have files that were changed since freqkd wrote them, or that state no checksum, got "
             f"{', '.join(refused)}; pass --overwrite to write them anew, or name another folder"
         )
     for path, text in files.items():

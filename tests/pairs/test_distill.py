@@ -71,6 +71,9 @@ def test_changes_by_hand_are_kept_by_the_same_command_and_said(arguments, tmp_pa
     assert path.read_text() == changed
     assert main([*arguments, "--dry-run", "--overwrite"]) == 0
     assert path.read_text() == written
+    (tmp_path / "out/train.json").write_text("{}")  # a list of images states no checksum: what it was is not known
+    assert main([*arguments, "--dry-run"]) == 1
+    assert f"{tmp_path}/out/train.json (its line 1 is '{{}}', and would be '{{" in capsys.readouterr().err
 
 
 def test_a_distillation_of_a_folder_of_images_in_one_go(arguments, tmp_path, capsys):
