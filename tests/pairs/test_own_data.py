@@ -263,7 +263,7 @@ def test_nothing_is_left_of_what_replaces_a_base(baseline, coco, tmp_path):
     weights = write_random_weights(PUBLISHED, tmp_path / "teacher.pth")
     arguments = ["--checkpoint", str(weights), "--out", str(tmp_path / "out"), "--data", path, "--images", images]
     assert main(["new-config", PUBLISHED, PUBLISHED, *arguments]) == 0  # whose data set has no metainfo
-    assert "_delete_" not in keys_of(read_config(tmp_path / "out/distillation.py"))
+    assert "_delete_" not in keys_of(read_config(tmp_path / "out/distillation.py").to_dict())
     bare = read_config(baseline("retinanet_r18w48_b8-36e_blood"))
     for key in ("train_cfg", "optim_wrapper"):
         bare.pop(key)
@@ -271,7 +271,7 @@ def test_nothing_is_left_of_what_replaces_a_base(baseline, coco, tmp_path):
     student, out = baseline("retinanet_r18w16_b8-12e_blood"), str(tmp_path / "bare")
     arguments = ["--checkpoint", CELLS, "--out", out, "--method", "freekd"]
     assert main(["new-config", student, str(tmp_path / "bare.py"), *arguments]) == 0
-    assert "_delete_" not in keys_of(read_config(f"{out}/prompts.py"))
+    assert "_delete_" not in keys_of(read_config(f"{out}/prompts.py").to_dict())
 
 
 def test_test_data_of_another_kind_than_those_of_validation_are_replaced_too(coco, tmp_path):
