@@ -10,9 +10,9 @@ from typing import Any
 
 from mmengine.config import Config
 
+from freqkd.pairs.generated import stamp, write_files
 from freqkd.pairs.source import Code, source
 from freqkd.pairs.terms import Pair, Term
-from freqkd.utils.files import write_whole
 
 HERE = "{{ fileDirname }}"  # MMEngine replaces it by the folder of the config
 PROMPT_SHARE = {"max_epochs": 10, "max_iters": 40}  # the prompt stage has a 10th, a 40th of the teacher's length
@@ -30,12 +30,16 @@ class Written:
         distillation: config of the distillation.
         prompts: config of the prompt stage; None without one.
         teacher: config of the teacher, where data or heads had to be set; None where its own is used.
+        kept: files that were changed by hand and kept.
+        notes: sentences that the user should read.
     """
 
     student: Path
     distillation: Path
     prompts: Path | None = None
     teacher: Path | None = None
+    kept: Sequence[Path] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass
@@ -46,15 +50,26 @@ class Changes:
         student: top-level settings of the student's config.
         teacher: top-level settings of the teacher's.
         words: sentences about them, for comments.
+        notes: sentences that the user should read, too; they are printed.
+        files: what is written beside the configs, by name.
     """
 
     student: dict[str, Any] = field(default_factory=dict)
     teacher: dict[str, Any] = field(default_factory=dict)
     words: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_configs(
-    pair: Pair, terms: Sequence[Term], checkpoint: str, out: Path, changes: Changes | None = None, inherit: bool = False
+    pair: Pair,
+    terms: Sequence[Term],
+    checkpoint: str,
+    out: Path,
+    changes: Changes | None = None,
+    inherit: bool = False,
+    overwrite: bool = False,
+    keep: bool = False,
 ) -> Written:
     """Write the configs of a distillation into a folder.
 
@@ -65,17 +80,19 @@ def write_configs(
         out: the folder; it is made where it is missing.
         changes: settings of both configs; None: they are used as they are.
         inherit: whether the student starts from the teacher's weights where the shapes allow it.
+        overwrite: write files anew that were changed by hand, see `write_files`.
+        keep: leave such files as they are where they are of the same arguments; else they are refused.
 
     Raises:
-        ValueError: nothing can be inherited.
+        ValueError: nothing can be inherited, or a file was changed by hand.
     """
     changes = changes or Changes()
-    out.mkdir(parents=True, exist_ok=True)
-    written = Written(out / "student.py", out / "distillation.py")
-    _write(written.student, _student(pair, changes, out))
+    written = Written(out / "student.py", out / "distillation.py", notes=changes.notes)
+    files = {out / name: text for name, text in changes.files.items()}
+    files[written.student] = stamp(_student(pair, changes, out))
     if changes.teacher:
         written.teacher = out / "teacher.py"
-        _write(written.teacher, _teacher(pair, changes, out))
+        files[written.teacher] = stamp(_teacher(pair, changes, out))
     teacher = dict(
         config=place_of(pair.teacher.name, out) if written.teacher is None else f"{HERE}/teacher.py",
         checkpoint=checkpoint if "://" in checkpoint else place_of(checkpoint, out),
@@ -84,14 +101,19 @@ def write_configs(
     if prompted:
         written.prompts = out / "prompts.py"
         base = _base(pair.teacher.name, out) if written.teacher is None else "./teacher.py"
-        _write(written.prompts, _prompts(pair, prompted[0], teacher, base, out))
-    _write(written.distillation, _distillation(pair, terms, teacher, out, inherit))
+        files[written.prompts] = stamp(_prompts(pair, prompted[0], teacher, base, out))
+    files[written.distillation] = stamp(_distillation(pair, terms, teacher, out, inherit))
+    written.kept = write_files(files, overwrite, keep)
     return written
 
 
-def _write(path: Path, text: str) -> None:
-    with write_whole(path) as file:
-        file.write(text.encode())
+def instead(base: Mapping[str, Any], key: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dict that replaces what a base has under a key; MMEngine keeps a `_delete_` that has nothing to delete.
+
+    >>> instead(dict(a=dict(b=1)), "a", dict(c=2)), instead({}, "a", dict(c=2))
+    ({'_delete_': True, 'c': 2}, {'c': 2})
+    """
+    return dict(_delete_=True, **value) if key in base else dict(value)
 
 
 def _base(name: str, out: Path) -> str:
@@ -137,7 +159,8 @@ def _run(out: Path, name: str, command: str = "train", more: str = "") -> str:
 
 def _student(pair: Pair, changes: Changes, out: Path) -> str:
     settings = {**changes.student, "work_dir": f"{HERE}/runs/student"}
-    words = [*changes.words, *([""] if changes.words else []), _run(out, "student.py")]
+    said = [*changes.words, *changes.notes]
+    words = [*said, *([""] if said else []), _run(out, "student.py")]
     comments = {"work_dir": "logs and checkpoints", "auto_scale_lr": "to this run's images in a step"}
     return _file(
         f"The student alone, {title(pair.student.name)}.", words, _base(pair.student.name, out), settings, comments
@@ -158,20 +181,20 @@ def _length(config: Config) -> tuple[str, int]:
 
 
 def _prompts(pair: Pair, term: Term, teacher: Mapping[str, Any], base: str, out: Path) -> str:
-    unit, length = _length(pair.teacher.config)
+    config = pair.teacher.config
+    unit, length = _length(config)
     loop = "IterBasedTrainLoop" if unit == "max_iters" else "EpochBasedTrainLoop"
     counted = dict(by_epoch=False) if unit == "max_iters" else dict(convert_to_iter_based=True)
     assert term.prompts is not None
+    optimizer = dict(type="Adam", lr=1e-2, weight_decay=1e-3)
     inner = {**term.prompts, "prompts": {**term.prompts["prompts"], "num_prompts": 2, "preset": "paper"}}
     settings = {
         "model": dict(_delete_=True, type="freqkd.PromptTuner", teacher=dict(teacher), **inner),
         unit: length,
-        "train_cfg": dict(_delete_=True, type=loop, **{unit: Code(unit)}, val_interval=Code(unit)),
-        "optim_wrapper": dict(
-            _delete_=True, type="OptimWrapper", optimizer=dict(type="Adam", lr=1e-2, weight_decay=1e-3)
-        ),
+        "train_cfg": instead(config, "train_cfg", dict(type=loop, **{unit: Code(unit)}, val_interval=Code(unit))),
+        "optim_wrapper": instead(config, "optim_wrapper", dict(type="OptimWrapper", optimizer=optimizer)),
         "param_scheduler": [dict(type="CosineAnnealingLR", eta_min=1e-6, end=Code(unit), T_max=Code(unit), **counted)],
-        **({"auto_scale_lr": dict(enable=False)} if pair.teacher.config.get("auto_scale_lr") else {}),
+        **({"auto_scale_lr": dict(enable=False)} if config.get("auto_scale_lr") else {}),
         "custom_hooks": [dict(type="freqkd.PromptFileHook"), dict(type="freqkd.PromptStatisticsHook")],
         "work_dir": f"{HERE}/runs/prompts",
     }

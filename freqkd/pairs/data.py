@@ -6,7 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
-from freqkd.pairs.configs import HERE, place_of
+from freqkd.pairs.configs import HERE, instead, place_of
+from freqkd.pairs.sizes import resizing
 from freqkd.pairs.source import Code
 from freqkd.studies.split import Selection
-from freqkd.utils.files import write_whole
 from freqkd.utils.slots import describe
 
 IMAGES, LABELS = ("images", "img_dir"), ("labels", "ann_dir", "annotations")  # folders of a segmentation data set
@@ -36,6 +36,7 @@ class OwnData:
         val: settings of the validation data set.
         kind: its class in mmdet or mmseg.
         words: sentences for the comment of the config.
+        files: what is written beside the configs, by name: the parts of a data set that is split.
     """
 
     classes: tuple[str, ...]
@@ -43,17 +44,18 @@ class OwnData:
     val: dict[str, Any]
     kind: str
     words: tuple[str, ...]
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def read_coco(
     train: str, images: str, out: Path, val: str | None = None, val_images: str | None = None, seed: int = 0
 ) -> OwnData:
-    """Read a data set in COCO's format; without `val`, a fifth of its images is drawn and written apart.
+    """Read a data set in COCO's format; without `val`, a fifth of its images is drawn.
 
     Args:
         train: the file of annotations.
         images: the folder that its file names are relative to.
-        out: folder of the configs, and of the two files where the data set is split.
+        out: folder of the configs.
         val: file of annotations for validation.
         val_images: the folder of its images; None: the same.
         seed: of the draw.
@@ -65,6 +67,7 @@ def read_coco(
     classes = tuple(str(one["name"]) for one in content["categories"])
     words = [f"Data: {train}, {len(content['images'])} images, {len(classes)} classes."]
     files = [place_of(train, out), place_of(val, out) if val else ""]
+    parts: dict[str, str] = {}
     if val:
         other = tuple(str(one["name"]) for one in _read_coco(val, val_images or images, "--val")["categories"])
         if other != classes:
@@ -73,13 +76,11 @@ def read_coco(
             )
     else:
         held = Selection(seed=seed).draw(str(image["file_name"]) for image in content["images"])
-        out.mkdir(parents=True, exist_ok=True)
         for index, name in enumerate(("train", "val")):
             part = [image for image in content["images"] if (str(image["file_name"]) in held) == (name == "val")]
             ids = {image["id"] for image in part}
             boxes = [one for one in content["annotations"] if one["image_id"] in ids]
-            with write_whole(out / f"{name}.json") as file:
-                file.write(json.dumps({**content, "images": part, "annotations": boxes}).encode())
+            parts[f"{name}.json"] = json.dumps({**content, "images": part, "annotations": boxes})
             files[index] = f"{HERE}/{name}.json"
         words.append(f"{len(held)} of the images were drawn for validation (seed {seed}): train.json, val.json.")
     train_part, val_part = (
@@ -91,7 +92,7 @@ def read_coco(
         )
         for file, folder in zip(files, (images, val_images or images))
     )
-    return OwnData(classes, train_part, val_part, "CocoDataset", tuple(words))
+    return OwnData(classes, train_part, val_part, "CocoDataset", tuple(words), parts)
 
 
 def _read_coco(path: str, images: str, flag: str = "--data") -> dict[str, Any]:
@@ -123,7 +124,7 @@ def read_folder(folder: str, out: Path, classes: Sequence[str] = (), seed: int =
 
     Args:
         folder: with `images/` and `labels/` (or `img_dir/` and `ann_dir/`); label maps are named like their images.
-        out: folder of the configs, and of the two lists of names where the data set is split.
+        out: folder of the configs.
         classes: names, in the order of the labels; empty: those in `classes.txt` (one on a line) or `classes.json` of the
             folder, or else one for each label found.
         seed: of the draw.
@@ -153,14 +154,12 @@ def read_folder(folder: str, out: Path, classes: Sequence[str] = (), seed: int =
         img_suffix=endings[0],
         seg_map_suffix=endings[1],
     )
-    lists = {}
+    lists, files = {}, {}
     if not parted:
         held = Selection(seed=seed).draw(names)
-        out.mkdir(parents=True, exist_ok=True)
         for split in ("train", "val"):
             chosen = [name for name in names if (name in held) == (split == "val")]
-            with write_whole(out / f"{split}.txt") as file:
-                file.write("".join(f"{name}\n" for name in chosen).encode())
+            files[f"{split}.txt"] = "".join(f"{name}\n" for name in chosen)
             lists[split] = dict(ann_file=f"{HERE}/{split}.txt")
         words.append(f"{len(held)} of the images were drawn for validation (seed {seed}): train.txt, val.txt.")
     train, val = (
@@ -171,7 +170,7 @@ def read_folder(folder: str, out: Path, classes: Sequence[str] = (), seed: int =
         }
         for split in ("train", "val")
     )
-    return OwnData(known, train, val, "BaseSegDataset", tuple(words))
+    return OwnData(known, train, val, "BaseSegDataset", tuple(words), files)
 
 
 def _files(folder: Path) -> dict[str, str]:
@@ -236,33 +235,36 @@ def _palette(count: int) -> list[list[int]]:
     return [[97 * index % 256, 61 * index % 256, 29 * index % 256] for index in range(count)]
 
 
-def data_settings(config: Config, data: OwnData) -> dict[str, Any]:
+def data_settings(config: Config, data: OwnData, scale: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the settings by which a config takes the data.
 
     Args:
         config: of a network with its data.
         data: the user's.
+        scale: arguments of every `Resize` of its pipelines; None: they stay.
 
     Raises:
         ValueError: the config's data set is of several, or it has none.
     """
     settings: dict[str, Any] = {}
     for split, part in (("train", data.train), ("val", data.val)):
-        settings[f"{split}_dataloader"] = dict(dataset=_dataset(config, split, part, data.kind))
-    settings["test_dataloader"] = Code("val_dataloader")
-    judge: dict[str, Any] = dict(_delete_=True, type="IoUMetric", iou_metrics=["mIoU"])
+        settings[f"{split}_dataloader"] = dict(dataset=_dataset(config, split, part, data.kind, scale))
+    judge: dict[str, Any] = dict(type="IoUMetric", iou_metrics=["mIoU"])
     if data.kind == "CocoDataset":
         masks = any(word in str(config.get("model")) for word in ("mask_head", THINGS))
-        judge = dict(
-            _delete_=True, type="CocoMetric", ann_file=data.val["ann_file"], metric=["bbox", "segm"][: 1 + masks]
-        )
-    settings.update(val_evaluator=judge, test_evaluator=Code("val_evaluator"))
+        judge = dict(type="CocoMetric", ann_file=data.val["ann_file"], metric=["bbox", "segm"][: 1 + masks])
+    settings["val_evaluator"] = instead(config, "val_evaluator", judge)
+    if config.get("test_dataloader") == config.get("val_dataloader"):
+        settings.update(test_dataloader=Code("val_dataloader"), test_evaluator=Code("val_evaluator"))
+    elif config.get("test_dataloader"):  # of other data than those of the validation, which is what would be merged
+        settings["test_dataloader"] = dict(dataset=_dataset(config, "test", data.val, data.kind, scale))
+        settings["test_evaluator"] = instead(config, "test_evaluator", judge)
     if (config.get("auto_scale_lr") or {}).get("base_batch_size"):
         settings["auto_scale_lr"] = dict(enable=True)  # it is for the eight accelerators of the base
     return settings
 
 
-def _dataset(config: Config, split: str, part: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def _dataset(config: Config, split: str, part: Mapping[str, Any], kind: str, scale: Any) -> dict[str, Any]:
     path = f"{split}_dataloader.dataset"
     dataset, depth = (config.get(f"{split}_dataloader") or {}).get("dataset"), 0
     while isinstance(dataset, Mapping) and isinstance(dataset.get("dataset"), Mapping):
@@ -270,12 +272,10 @@ def _dataset(config: Config, split: str, part: Mapping[str, Any], kind: str) -> 
     if not isinstance(dataset, Mapping) or "type" not in dataset or "datasets" in dataset:
         raise ValueError(f"{path} must be one data set, whose files can be replaced by --data, got {describe(dataset)}")
     place = ".".join([path, *["dataset"] * depth])
-    pipeline = _own_labels(dataset.get("pipeline", []))
+    pipeline = _own_pipeline(dataset.get("pipeline", []), scale)
     changed: dict[str, Any] = dict(part)
     if str(dataset["type"]).split(".")[-1] == kind:
-        changed["metainfo"], changed["data_prefix"] = (
-            dict(_delete_=True, **part[key]) for key in ("metainfo", "data_prefix")
-        )
+        changed.update({key: instead(dataset, key, part[key]) for key in ("metainfo", "data_prefix")})
         if pipeline != dataset.get("pipeline", []):
             changed["pipeline"] = pipeline
         plain = dict(indices=None, **(dict(reduce_zero_label=False, ann_file="") if kind == "BaseSegDataset" else {}))
@@ -286,17 +286,22 @@ def _dataset(config: Config, split: str, part: Mapping[str, Any], kind: str) -> 
         same = pipeline == dataset.get("pipeline", [])
         reference = Code(f"{{{{_base_.{place}.pipeline}}}}")
         changed = dict(_delete_=True, type=kind, **part, pipeline=reference if same else pipeline)
-        if split == "val" and kind == "CocoDataset":
+        if split != "train" and kind == "CocoDataset":
             changed["test_mode"] = True
     for _ in range(depth):
         changed = dict(dataset=changed)
     return changed
 
 
-def _own_labels(pipeline: Sequence[Any]) -> list[Any]:
-    """Return a pipeline that takes label 0 as a class: the base's data set may have had none there."""
+def _own_pipeline(pipeline: Sequence[Any], scale: Mapping[str, Any] | None) -> list[Any]:
+    """Return a pipeline that takes label 0 as a class, as the base's data set may have had none there, and of a scale."""
     steps = [dict(step) for step in pipeline]
-    return [dict(step, reduce_zero_label=False) if step.get("reduce_zero_label") else step for step in steps]
+    for step in steps:
+        if step.get("reduce_zero_label"):
+            step["reduce_zero_label"] = False
+        if scale is not None and resizing(step):
+            step.update(scale)
+    return steps
 
 
 def head_settings(model: Mapping[str, Any], count: int) -> dict[str, Any]:

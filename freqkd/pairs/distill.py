@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog=program("distill"),
         description="Distil in one go: configs, prompt stage where the method has one, training, test, export. Killed and "
-        "started again, it continues.",
+        "started again, it continues; configs that you changed since then are kept.",
         epilog=EPILOG,
     )
     add_arguments(parser)
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cfg-options", nargs="+", action=KeyValueAction, help="changes to all runs: key=value")
     options = parser.parse_args(arguments)
     trust_checkpoints(options.trust_checkpoint)
-    written = write_from(options)
+    written = write_from(options, keep=True)
     if options.dry_run:
         print("\n".join(commands(written)))
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from freqkd.models.tap_shapes import MapShape
 from freqkd.pairs.networks import Network
@@ -11,6 +11,7 @@ from freqkd.pairs.networks import Network
 Shapes = Mapping[str, Sequence[MapShape]]
 BACKBONE = "backbone"
 FURTHEST = 2  # times: maps whose sizes differ by more are not resized to each other
+SMALL = 4  # positions along the shorter side up to which `FrequencyPrompt.check_size` calls a map too small for depth=3
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,31 @@ class Match:
     student_maps: tuple[MapShape, ...]
     teacher_maps: tuple[MapShape, ...]
     resize: str | None = None
+
+    def without_small(self, size: tuple[int, int]) -> Match:
+        """Return the match without the maps that are small in images of a height and width; as it is where all are.
+
+        >>> maps = tuple(MapShape((1, 8, 256 // stride, 256 // stride), stride) for stride in (32, 64, 128))
+        >>> Match("neck", "neck", None, None, maps, maps).without_small((240, 320)).student_levels
+        (0,)
+        """
+        large = [
+            place
+            for place, one in enumerate(self.student_maps)
+            if one.stride is None or -(-min(size) // one.stride) > SMALL
+        ]
+        if len(large) in (0, len(self.student_maps)):
+            return self
+        own, other = (
+            levels or tuple(range(len(self.student_maps))) for levels in (self.student_levels, self.teacher_levels)
+        )
+        return replace(
+            self,
+            student_levels=tuple(own[place] for place in large),
+            teacher_levels=tuple(other[place] for place in large),
+            student_maps=tuple(self.student_maps[place] for place in large),
+            teacher_maps=tuple(self.teacher_maps[place] for place in large),
+        )
 
     @property
     def student_channels(self) -> list[int]:

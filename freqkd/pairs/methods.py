@@ -38,15 +38,20 @@ class Method:
     adapter: str = ""
 
 
-# Ratios: those of the samples' configs, chosen on held-out images (docs/benchmarks.md).
+# Ratios: those of the samples' configs, which most searches of docs/comparison.md chose, too.
 _CHOSEN = dict(detection=8.0, segmentation=2.0)
 METHODS = {
     "details": Method(
         "details of the wavelet transform", loss=dict(type="freqkd.FreeKDLoss", preset="details"), ratios=_CHOSEN
     ),
+    "whitened": Method(
+        "details of the wavelet transform, each band over what the teacher has in it",
+        loss=dict(type="freqkd.FreeKDLoss", preset="whitened"),
+        ratios=_CHOSEN,
+    ),
     "freekd": Method("FreeKD, arXiv 2311.12079", loss=dict(type="freqkd.FreeKDLoss", preset="paper"), prompts=True),
     "mse": Method("mean squared error of the maps", loss=dict(type="freqkd.MSELoss"), ratios=_CHOSEN),
-    "pkd": Method("PKD, arXiv 2207.02039: correlation of the maps", loss=dict(type="freqkd.PKDLoss")),
+    "pkd": Method("PKD, arXiv 2207.02039: correlation of the maps", loss=dict(type="freqkd.PKDLoss"), ratios=_CHOSEN),
     "at": Method("attention transfer, arXiv 1612.03928", loss=dict(type="freqkd.ATLoss"), aligned=False),
     "mgd": Method("MGD, arXiv 2205.01529: masked generation", loss=dict(type="freqkd.MGDLoss"), widths=True),
     "fgd": Method(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from freqkd.pairs.configs import Changes, Written, write_configs
 from freqkd.pairs.data import OwnData, data_settings, head_settings, read_coco, read_folder
 from freqkd.pairs.methods import METHODS
 from freqkd.pairs.networks import Network, read_network
+from freqkd.pairs.sizes import are_apart, in_words, resizings, size_after, training_size
 from freqkd.pairs.terms import choose_term, run_pair
 from freqkd.utils.checkpoints import CheckpointError, check_fit, read_checkpoint
 from freqkd.utils.compat import read_config
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method", nargs="+", default=["details"], metavar="NAME", help=f"one or several of {', '.join(METHODS)}"
     )
     parser.add_argument("--out", required=True, type=Path, help="folder for the configs")
+    parser.add_argument("--overwrite", action="store_true", help="write configs anew that were changed by hand")
     parser.add_argument("--inherit", action="store_true", help="start parts of equal shapes from the teacher's weights")
     parser.add_argument("--data", help="own data: a file in COCO's format, or a folder with images/ and labels/")
     parser.add_argument("--images", help="folder that the file names in --data are relative to")
@@ -48,6 +50,8 @@ def new_config(
     data: OwnData | None = None,
     inherit: bool = False,
     trust: bool = False,
+    overwrite: bool = False,
+    keep: bool = False,
 ) -> Written:
     """Write the configs of a distillation; nothing is downloaded.
 
@@ -60,17 +64,19 @@ def new_config(
         data: the user's; None: that of the student's config.
         inherit: whether parts of equal shapes start from the teacher's weights.
         trust: read a checkpoint that needs arbitrary unpickling.
+        overwrite: write configs anew that were changed by hand.
+        keep: leave such configs as they are where they are of the same arguments; else they are refused.
 
     Raises:
-        ValueError: a config cannot be used, or a method does not fit the pair.
+        ValueError: a config cannot be used or was changed by hand, or a method does not fit the pair.
         CheckpointError: the file cannot be read, or is of another network.
     """
     if len(set(methods)) != len(methods) or not methods:
         raise ValueError(f"--method must name methods, each once, got {', '.join(methods) or 'none'}")
     student, teacher, checkpoint = map(find_file, (student, teacher, checkpoint))
-    changes = Changes()
     if data is None:
         pair = run_pair(read_network(student, "student"), _fitting(teacher, checkpoint, None, trust)[0])
+        changes = Changes(notes=_size_notes(pair.student, pair.teacher))
     else:
         pupil = _with_classes(student, "student", data)
         fitted, known = _fitting(teacher, checkpoint, data, trust)
@@ -84,9 +90,43 @@ def new_config(
                     f"--method freekd trains prompts by the teacher's own loss, on classes that it knows: {checkpoint} is of "
                     "other classes than --data; train the teacher on the data, or use --method details"
                 )
-        changes = Changes(_settings(student, data), _settings(teacher, data) if known else {}, words)
-        pair = run_pair(pupil, fitted)
-    return write_configs(pair, [choose_term(pair, name) for name in methods], checkpoint, out, changes, inherit)
+        scale = _teachers_scale(pupil, fitted)
+        changes = Changes(
+            _settings(student, data, scale),
+            _settings(teacher, data) if known else {},
+            words,
+            _size_notes(pupil, fitted, scale),
+            data.files,
+        )
+        pair = run_pair(pupil, fitted, size_after(scale))
+    terms = [choose_term(pair, name) for name in methods]
+    return write_configs(pair, terms, checkpoint, out, changes, inherit, overwrite, keep)
+
+
+def _teachers_scale(student: Network, teacher: Network) -> dict[str, Any] | None:
+    """Return the resizing of the teacher's images where the student's pipelines must have it, None where theirs can stay.
+
+    A network that takes images of one size only, as SSD does, keeps its own.
+    """
+    own = list(resizings(student.config, ("train", "val")))
+    scale = next(resizings(teacher.config, ("val", "test", "train")), None)
+    takes_any = len(own) == 2 and all(one["keep_ratio"] for one in own)
+    return scale if takes_any and are_apart(size_after(own[0]), size_after(scale)) else None
+
+
+def _size_notes(student: Network, teacher: Network, scale: Mapping[str, Any] | None = None) -> list[str]:
+    """Return what the user should know of the sizes of images, where those of both networks are far from each other."""
+    own = training_size(student.config) or next(map(size_after, resizings(student.config, ("val", "test"))), None)
+    other = next(map(size_after, resizings(teacher.config, ("val", "test", "train"))), None)
+    if own is None or other is None or not are_apart(own, other):
+        return []
+    why = "a teacher sees little in images of another size than it was trained on"
+    if scale is not None:
+        return [f"Images have the teacher's size, {in_words(other)}, in place of {in_words(own)}: {why}."]
+    return [
+        f"WARNING: the student's images are of {in_words(own)}, the teacher's of {in_words(other)}, and {why}. "
+        "Set the sizes in the student's pipelines, or use a teacher of this size."
+    ]
 
 
 def _with_classes(name: str, owner: str, data: OwnData) -> Network:
@@ -95,10 +135,10 @@ def _with_classes(name: str, owner: str, data: OwnData) -> Network:
     return read_network(name, owner, dict(model=heads) if heads else None)
 
 
-def _settings(name: str, data: OwnData) -> dict[str, Any]:
+def _settings(name: str, data: OwnData, scale: Mapping[str, Any] | None = None) -> dict[str, Any]:
     config = read_config(name)
     heads = head_settings(config.model, len(data.classes))
-    return {**data_settings(config, data), **({"model": heads} if heads else {})}
+    return {**data_settings(config, data, scale), **({"model": heads} if heads else {})}
 
 
 def _fitting(teacher: str, checkpoint: str, data: OwnData | None, trust: bool) -> tuple[Network, bool]:
@@ -130,20 +170,41 @@ def read_data(options: argparse.Namespace) -> OwnData | None:
     """Read the data that the arguments name.
 
     Raises:
-        ValueError: arguments are missing, or the data cannot be used.
+        ValueError: arguments are missing, or do not belong together, or the data cannot be used.
     """
+    given = [name for name in ("images", "val", "val_images", "classes") if getattr(options, name)]
+    flags = [f"--{name.replace('_', '-')}" for name in given]
     if options.data is None:
+        if flags:
+            raise ValueError(f"{flags[0]} needs --data, which names your data, got none")
         return None
+    if not os.path.exists(options.data):
+        raise ValueError(
+            f"--data: {options.data} does not exist; name a file in COCO's format, or a folder with images/ and labels/"
+        )
     if os.path.isdir(options.data):
+        if given and given[0] != "classes":
+            raise ValueError(
+                f"{flags[0]} is for a file in COCO's format, and --data names a folder, {options.data}; parts for training and "
+                "validation are its folders train/ and val/, in images/ and labels/"
+            )
         return read_folder(options.data, options.out, options.classes, options.seed)
     if options.images is None:
         raise ValueError(f"--images must name the folder of the images of --data {options.data}, got none")
-    return read_coco(options.data, options.images, options.out, options.val, options.val_images, options.seed)
+    if options.val_images and not options.val:
+        raise ValueError(f"--val-images needs --val, the file of its annotations, got none for {options.val_images}")
+    data = read_coco(options.data, options.images, options.out, options.val, options.val_images, options.seed)
+    if options.classes:
+        raise ValueError(
+            "--classes is for a folder of label maps, and --data names a file in COCO's format, whose classes are "
+            f"{', '.join(data.classes)}; leave it out"
+        )
+    return data
 
 
-def write_from(options: argparse.Namespace) -> Written:
-    """Write the configs that the arguments ask for."""
-    return new_config(
+def write_from(options: argparse.Namespace, keep: bool = False) -> Written:
+    """Write the configs that the arguments ask for, and print what the user should know of them."""
+    written = new_config(
         options.student,
         options.teacher,
         options.checkpoint,
@@ -152,7 +213,14 @@ def write_from(options: argparse.Namespace) -> Written:
         read_data(options),
         options.inherit,
         options.trust_checkpoint,
+        options.overwrite,
+        keep,
     )
+    for note in written.notes:
+        print(note)
+    for path in written.kept:
+        print(f"{path} was changed since it was written: kept; --overwrite writes it anew.")
+    return written
 
 
 def commands(written: Written) -> list[str]:

@@ -11,9 +11,10 @@ from torch import nn
 from freqkd.adapters.dense import class_maps
 from freqkd.adapters.heads import HeadKind, describe_head
 from freqkd.models.tap_shapes import MapShape
-from freqkd.pairs.matching import Match, Shapes, describe_maps, match_features, match_taps
+from freqkd.pairs.matching import SMALL, Match, Shapes, describe_maps, match_features, match_taps
 from freqkd.pairs.methods import DISTRIBUTIONS, SCORES, Method, Options, find_method, score_loss
 from freqkd.pairs.networks import Network, image_size, one_image, run_once
+from freqkd.pairs.sizes import Size, in_words, training_size
 
 INHERITABLE = ("neck", "rpn_head", "bbox_head", "roi_head", "decode_head")
 SCORE_RATIO = 0.5  # of the samples' terms on class scores and distributions
@@ -48,12 +49,14 @@ class Pair:
         teacher: the teacher network.
         student_shapes: shapes and strides of what the student's modules return.
         teacher_shapes: the same of the teacher's.
+        size: height and width of the images of the training, None where the student's pipeline does not state them.
     """
 
     student: Network
     teacher: Network
     student_shapes: Shapes
     teacher_shapes: Shapes
+    size: Size | None = None
 
     @property
     def inheritable(self) -> tuple[str, ...]:
@@ -69,8 +72,13 @@ def _fits(student: Any, teacher: Any, name: str) -> bool:
     return bool(own) and own == other
 
 
-def run_pair(student: Network, teacher: Network) -> Pair:
+def run_pair(student: Network, teacher: Network, size: Size | None = None) -> Pair:
     """Run one image through both networks.
+
+    Args:
+        student: the student network.
+        teacher: the teacher network.
+        size: height and width of the images of the training; None: those of the student's config.
 
     Raises:
         ValueError: they are of different tasks, or do not run on the image.
@@ -80,14 +88,14 @@ def run_pair(student: Network, teacher: Network) -> Pair:
             f"student and teacher must do the same task, got {student.name} of {student.scope} and {teacher.name} of "
             f"{teacher.scope}; name two networks of one package"
         )
-    size = image_size(student.config)
-    inputs, samples = one_image(student, size)
-    _, others = one_image(teacher, size)
+    shown = image_size(student.config)
+    inputs, samples = one_image(student, shown)
+    _, others = one_image(teacher, shown)
     shapes = [run_once(student, inputs, samples), run_once(teacher, inputs, others)]
     mine, theirs = (
         {path: [one for call in calls for one in call] for path, calls in found.items()} for found in shapes
     )
-    return Pair(student, teacher, mine, theirs)
+    return Pair(student, teacher, mine, theirs, size or training_size(student.config))
 
 
 def choose_term(pair: Pair, name: str) -> Term:
@@ -112,7 +120,8 @@ def choose_term(pair: Pair, name: str) -> Term:
 
 
 def _feature_term(pair: Pair, key: str, method: Method) -> Term:
-    match = match_features(pair.student, pair.student_shapes, pair.teacher, pair.teacher_shapes)
+    found = match_features(pair.student, pair.student_shapes, pair.teacher, pair.teacher_shapes)
+    match = found if pair.size is None else found.without_small(pair.size)
     if method.adapter == "GroundTruthBoxes" and pair.student.task != "detection":
         raise ValueError(
             f"--method {key.removeprefix('loss_')} must have boxes, and {pair.student.name} is a segmenter; use details"
@@ -121,8 +130,15 @@ def _feature_term(pair: Pair, key: str, method: Method) -> Term:
     term.reasons["student_tap"] = (
         f"student: {describe_maps(match.student_maps)}; teacher: {describe_maps(match.teacher_maps)}"
     )
-    if match.student_levels is not None or match.teacher_levels is not None:
-        term.reasons["student_levels"] = "the maps of either network that have a partner of the same stride"
+    reasons = []
+    if found.student_levels is not None or found.teacher_levels is not None:
+        reasons.append("the maps of either network that have a partner of the same stride")
+    if match is not found and pair.size is not None:
+        reasons.append(
+            f"without maps of {SMALL} positions or fewer along a side in images of {in_words(pair.size)}, which teach nothing"
+        )
+    if reasons:
+        term.reasons["student_levels"] = ", ".join(reasons)
     _add_align(term, match, method)
     if method.adapter:
         term.options["adapter"] = dict(type=f"freqkd.{method.adapter}")

@@ -54,6 +54,28 @@ def test_a_dry_run_stops_after_the_configs(arguments, tmp_path, capsys):
     assert not (tmp_path / "out/runs").exists()
 
 
+def test_changes_by_hand_are_kept_by_the_same_command_and_said(arguments, tmp_path, capsys):
+    path, student = tmp_path / "out/distillation.py", tmp_path / "out/student.py"
+    assert main([*arguments, "--dry-run"]) == 0
+    written = path.read_text()
+    changed = written.replace("ratio=8.0", "ratio=2.0")
+    path.write_text(changed)
+    student.unlink()
+    capsys.readouterr()
+    assert main([*arguments, "--dry-run"]) == 0
+    assert f"{path} was changed since it was written: kept; --overwrite writes it anew." in capsys.readouterr().out
+    assert path.read_text() == changed
+    assert student.is_file()
+    assert main([*arguments, "--dry-run", "--method", "mse"]) == 1  # which would not be what is trained
+    assert "pass --overwrite" in capsys.readouterr().err
+    assert path.read_text() == changed
+    assert main([*arguments, "--dry-run", "--overwrite"]) == 0
+    assert path.read_text() == written
+    (tmp_path / "out/train.json").write_text("{}")  # a list of images states no checksum: what it was is not known
+    assert main([*arguments, "--dry-run"]) == 1
+    assert f"{tmp_path}/out/train.json (its line 1 is '{{}}', and would be '{{" in capsys.readouterr().err
+
+
 def test_a_distillation_of_a_folder_of_images_in_one_go(arguments, tmp_path, capsys):
     alone = write_random_weights(arguments[1], tmp_path / "alone.pth")
     assert main([*arguments, "--test-teacher", "--student-checkpoint", str(alone), *TINY]) == 0

@@ -63,7 +63,8 @@ def test_a_narrow_detector_trains_on_maps_and_scores(baseline, tmp_path):
     written = new_config(student, teacher, CELLS, tmp_path / "out", ("details", "kd", "mgd"))
     lines = [line for line in written.distillation.read_text().splitlines() if not line.strip().startswith("#")]
     assert [line for line in lines if "64" in line] == ["teacher_channels = 64"]
-    assert [line for line in lines if "5" in line and "levels" in line] == ["num_levels = 5"]
+    assert [line for line in lines if "3" in line and "num_levels" in line] == ["num_levels = 3"]
+    assert lines.count("            student_levels=(0, 1, 2),") == 2  # details and mgd, without maps of 4x5 and 2x3
     steps = three_steps(written.distillation, read_network(student, "student"), SMALL)
     assert steps.is_sound
     assert set(steps.losses) == {"loss_details", "loss_kd", "loss_mgd"}
@@ -104,6 +105,7 @@ def test_a_method_with_prompts_has_a_first_stage_that_says_the_channels(baseline
     written = new_config(student, teacher, CELLS, tmp_path / "out", ("freekd",))
     first, second = read_config(written.prompts), read_config(written.distillation)
     assert first.model.prompts.channels == 64
+    assert (first.model.prompts.num_levels, first.model.levels) == (3, (0, 1, 2))  # the others are small
     assert set(second.model.terms.loss_freekd.align) == {"type", "student_channels"}
     assert second.model.terms.loss_freekd.prompts == f"{first.work_dir}/prompts.pth"
     assert first.model.teacher == second.model.teacher
@@ -123,6 +125,54 @@ def test_the_folder_of_configs_can_be_moved(baseline, tmp_path):
     config = read_config(tmp_path / "b/out/distillation.py")
     assert Path(config.model.teacher.checkpoint).samefile(weights)
     assert config.work_dir == str(tmp_path / "b/out/runs/distillation")
+
+
+def test_pkd_and_whitened_details_are_written_together_as_in_the_shipped_configs(baseline, tmp_path):
+    student, teacher = baseline("retinanet_r18w16_b8-12e_blood"), baseline("retinanet_r18w48_b8-36e_blood")
+    written = new_config(student, teacher, CELLS, tmp_path / "out", ("pkd", "whitened"))
+    terms = read_config(written.distillation).model.terms
+    shipped = read_config(next(Path("configs/freekd").glob("freekd-whitened-pkd_neck_*_blood-cells.py"))).model.terms
+    for ours, theirs in (("loss_whitened", "loss_feature"), ("loss_pkd", "loss_pkd")):
+        assert (terms[ours].loss, terms[ours].weight) == (shipped[theirs].loss, shipped[theirs].weight)
+        assert terms[ours].student_levels == shipped[theirs].student_levels
+
+
+def test_sizes_far_from_the_teachers_are_said(baseline, tmp_path, capsys):
+    student, teacher = "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", tmp_path / "small.py"
+    teacher.write_text(
+        f"_base_ = [{student!r}]\nval_dataloader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=(320, 240))]))\n"
+    )
+    arguments = ["--checkpoint", "https://example.org/a.pth", "--out", str(tmp_path / "out")]
+    assert main(["new-config", student, str(teacher), *arguments]) == 0
+    words = "WARNING: the student's images are of 1067x800, the teacher's of 320x240"
+    assert words in capsys.readouterr().out
+    assert words in (tmp_path / "out/student.py").read_text()
+    assert main(["new-config", student, student, *arguments]) == 0
+    assert "WARNING" not in capsys.readouterr().out
+
+
+def test_a_config_that_was_changed_by_hand_is_not_overwritten(baseline, tmp_path, capsys):
+    student, teacher = baseline("retinanet_r18w16_b8-12e_blood"), baseline("retinanet_r18w48_b8-36e_blood")
+    command = ["new-config", student, teacher, "--checkpoint", CELLS, "--out", str(tmp_path / "out"), "--method"]
+    path = tmp_path / "out/distillation.py"
+    assert main([*command, "details"]) == 0
+    assert main([*command, "mse"]) == 0  # nobody changed anything
+    written = path.read_text()
+    assert "loss_mse" in written
+    path.write_text(written.replace("ratio=8.0", "ratio=2.0"))
+    (tmp_path / "out/student.py").unlink()
+    same = "is 'weight=dict(ratio=2.0, iters=50))))', and would be 'weight=dict(ratio=8.0, iters=50))))'"
+    for method, words in (("mse", same), ("details", "'loss_mse: mean squared error of the maps.', and would be")):
+        assert main([*command, method]) == 1
+        error = capsys.readouterr().err
+        assert f"got {path} (its line " in error
+        assert words in error
+        assert "pass --overwrite" in error
+        assert error.count("\n") == 1
+        assert path.read_text() != written
+        assert not (tmp_path / "out/student.py").exists()
+    assert main([*command, "mse", "--overwrite"]) == 0
+    assert path.read_text() == written
 
 
 def test_an_address_is_written_and_not_fetched(baseline, tmp_path, capsys):

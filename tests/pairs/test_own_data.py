@@ -19,6 +19,7 @@ from freqkd.pairs.networks import read_network
 from freqkd.utils.compat import read_config
 
 CELLS = "data/teachers/blood-cells_retinanet-r18w48.pth"
+PUBLISHED = "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py"
 TWO = [dict(id=1, name="one"), dict(id=3, name="other"), dict(id=2, name="third"), dict(id=4, name="fourth")]
 
 
@@ -27,7 +28,7 @@ def test_a_file_without_a_split_is_drawn_from_by_its_seed(coco, tmp_path):
     drawn = []
     for seed, out in ((0, "a"), (0, "b"), (1, "c")):
         data = read_coco(path, images, tmp_path / out, seed=seed)
-        parts = [json.loads((tmp_path / out / f"{name}.json").read_text()) for name in ("train", "val")]
+        parts = [json.loads(data.files[f"{name}.json"]) for name in ("train", "val")]
         names = [{image["file_name"] for image in part["images"]} for part in parts]
         drawn.append(names[1])
         assert (len(names[0]), len(names[1])) == (8, 2)
@@ -92,7 +93,7 @@ def test_a_teacher_of_other_classes_gives_maps_only(baseline, coco, tmp_path, ca
 def test_a_folder_of_label_maps_is_drawn_from_and_its_labels_are_counted(baseline, folder, tmp_path):
     data = read_folder(str(folder), tmp_path / "out")
     assert data.classes == tuple(f"class {index}" for index in range(len(data.classes)))
-    lists = [(tmp_path / f"out/{split}.txt").read_text().split() for split in ("train", "val")]
+    lists = [data.files[f"{split}.txt"].split() for split in ("train", "val")]
     assert [len(names) for names in lists] == [4, 1]
     config = read_network(baseline("semantic-fpn_r18w16_b8-300i"), "student").config
     settings = data_settings(config, data)
@@ -218,6 +219,104 @@ def test_wrong_data_is_one_sentence(coco, tmp_path, change, words):
     with pytest.raises(ValueError, match=r"--data|--val|--images|selection") as error:
         read_coco(change.get("path", path), change.get("images_folder", images), tmp_path / "out", val)
     assert words in str(error.value)
+
+
+def keys_of(value):
+    """Yield all keys of nested dicts and lists."""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        yield key
+        if isinstance(item, (dict, list, tuple)):
+            yield from keys_of(item)
+
+
+def test_images_have_the_size_that_the_teacher_was_trained_on(baseline, coco, tmp_path, capsys):
+    path, images = coco(10)
+    teacher, out = baseline("retinanet_r18w48_b8-36e_blood"), tmp_path / "out"
+    arguments = ["--checkpoint", CELLS, "--out", str(out), "--data", path, "--images", images]
+    assert main(["new-config", PUBLISHED, teacher, *arguments]) == 0
+    config = read_config(out / "distillation.py")
+    for split in ("train", "val", "test"):
+        resizes = [step for step in config[f"{split}_dataloader"].dataset.pipeline if step.type == "Resize"]
+        assert [step.scale for step in resizes] == [(320, 240)]
+    words = "Images have the teacher's size, 320x240, in place of 1067x800"
+    assert words in capsys.readouterr().out
+    assert words in (out / "student.py").read_text()
+    assert config.model.terms.loss_details.student_levels == (0, 1, 2)  # of 240 pixels, not of 800
+
+
+@pytest.mark.parametrize("student", ["mmdet::ssd/ssd300_coco.py", "mmdet::yolox/yolox_tiny_8xb8-300e_coco.py"])
+def test_pipelines_that_fix_or_draw_the_size_are_left_with_a_warning(baseline, coco, tmp_path, capsys, student):
+    path, images = coco(10)
+    weights = write_random_weights(PUBLISHED, tmp_path / "teacher.pth")
+    arguments = ["--checkpoint", str(weights), "--out", str(tmp_path / "out"), "--data", path, "--images", images]
+    assert main(["new-config", student, PUBLISHED, *arguments]) == 0
+    assert "the teacher's of 1067x800, and a teacher sees little" in capsys.readouterr().out
+    kept, base = (read_config(config).train_dataloader for config in (tmp_path / "out/student.py", student))
+    assert [kept.dataset.dataset.pipeline, kept.dataset.get("pipeline")] == [
+        base.dataset.dataset.pipeline,
+        base.dataset.get("pipeline"),
+    ]
+
+
+def test_nothing_is_left_of_what_replaces_a_base(baseline, coco, tmp_path):
+    path, images = coco(10)
+    weights = write_random_weights(PUBLISHED, tmp_path / "teacher.pth")
+    arguments = ["--checkpoint", str(weights), "--out", str(tmp_path / "out"), "--data", path, "--images", images]
+    assert main(["new-config", PUBLISHED, PUBLISHED, *arguments]) == 0  # whose data set has no metainfo
+    assert "_delete_" not in keys_of(read_config(tmp_path / "out/distillation.py").to_dict())
+    bare = read_config(baseline("retinanet_r18w48_b8-36e_blood"))
+    for key in ("train_cfg", "optim_wrapper"):
+        bare.pop(key)
+    bare.dump(str(tmp_path / "bare.py"))
+    student, out = baseline("retinanet_r18w16_b8-12e_blood"), str(tmp_path / "bare")
+    arguments = ["--checkpoint", CELLS, "--out", out, "--method", "freekd"]
+    assert main(["new-config", student, str(tmp_path / "bare.py"), *arguments]) == 0
+    assert "_delete_" not in keys_of(read_config(f"{out}/prompts.py").to_dict())
+
+
+def test_test_data_of_another_kind_than_those_of_validation_are_replaced_too(coco, tmp_path):
+    steps = [dict(type="LoadImageFromFile")]
+    own = dict(type="CocoDataset", metainfo=dict(classes=("a",)), pipeline=steps)
+    loaders = {f"{split}_dataloader": dict(dataset=own) for split in ("train", "val")}
+    other = dict(type="VOCDataset", data_root="voc", pipeline=steps)
+    judges = {f"{split}_evaluator": dict(type="VOCMetric") for split in ("val", "test")}
+    base = tmp_path / "base.py"
+    Config(dict(model=dict(type="A"), **loaders, test_dataloader=dict(dataset=other), **judges)).dump(str(base))
+    settings = data_settings(read_config(base), read_coco(*coco(10), tmp_path))
+    assert settings["test_dataloader"]["dataset"]["type"] == "CocoDataset"
+    assert settings["test_dataloader"]["dataset"]["test_mode"]
+    assert settings["test_evaluator"]["ann_file"] == settings["val_evaluator"]["ann_file"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--images", "photos"], "--images needs --data"),
+        (["--val", "val.json"], "--val needs --data"),
+        (["--val-images", "photos"], "--val-images needs --data"),
+        (["--classes", "a", "b"], "--classes needs --data"),
+        (["--data", "nofolder"], "--data: nofolder does not exist"),
+        (["--data", "FILE", "--images", "IMAGES", "--val-images", "photos"], "--val-images needs --val"),
+        (
+            ["--data", "FILE", "--images", "IMAGES", "--classes", "a"],
+            "--classes is for a folder of label maps, and --data names a file in COCO's format, whose classes are RBC, WBC",
+        ),
+        (
+            ["--data", "FOLDER", "--images", "IMAGES"],
+            "--images is for a file in COCO's format, and --data names a folder",
+        ),
+        (["--data", "FOLDER", "--val", "FILE"], "--val is for a file in COCO's format, and --data names a folder"),
+    ],
+)
+def test_arguments_that_would_do_nothing_are_refused(baseline, coco, folder, tmp_path, capsys, flags, words):
+    student, (path, images) = baseline("retinanet_r18w16_b8-12e_blood"), coco()
+    named = dict(FILE=path, IMAGES=images, FOLDER=str(folder))
+    arguments = ["--checkpoint", CELLS, "--out", str(tmp_path / "out"), *(named.get(flag, flag) for flag in flags)]
+    assert main(["new-config", student, student, *arguments]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_must_be_named(baseline, coco, tmp_path, capsys):
