@@ -79,7 +79,7 @@ def load_run_config(options: argparse.Namespace) -> Config:
     config = Config()
     with agreed():
         try:
-            config = read_config(options.config)
+            config = read_config(options.config, "argument config")
             if options.cfg_options:
                 with errors.worded("--cfg-options"):
                     config.merge_from_dict(options.cfg_options)

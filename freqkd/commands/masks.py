@@ -17,7 +17,7 @@ from freqkd.models.options import build_part
 from freqkd.models.prompt_file import describe_prompts, read_prompts
 from freqkd.models.prompt_tuner import PromptTuner
 from freqkd.utils.checkpoints import load_strict
-from freqkd.utils.errors import EPILOG
+from freqkd.utils.errors import EPILOG, in_slot
 from freqkd.utils.program import program
 from freqkd.visualization.masks import check_level, mask_pictures, prompted_terms
 from freqkd.visualization.plotting import save_png
@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(model, PromptTuner):
             if not options.prompts:
                 raise ValueError("--prompts is needed with the config of a prompt stage: name the prompts.pth it wrote")
-            file = read_prompts(options.prompts)
+            with in_slot("--prompts"):
+                file = read_prompts(options.prompts)
             levels = list(range(len(model.prompts)) if model.levels is None else model.levels)
             file.compare(dict(describe_prompts(model.prompts, model.gates), tap=model.tap, levels=levels))
             file.check_teacher(model.teacher)

@@ -15,6 +15,7 @@ from mmengine.runner import CheckpointLoader
 
 from freqkd.backbones.efficientnet_lite import EfficientNetLite, find_weights
 from freqkd.utils.checkpoints import CheckpointError, read_checkpoint
+from freqkd.utils.errors import in_slot
 from freqkd.utils.loading import guarded_loading, keep_checkpoint
 from freqkd.utils.paths import initial_weights
 
@@ -32,6 +33,7 @@ def check_checkpoint(config: Config, trust: bool = False) -> dict[str, Any] | No
             and is not of a training; or no checkpoint of the work dir is whole.
     """
     path = config.get("load_from")
+    slot = "--resume" if config.get("resume") else "load_from"
     if config.get("resume") and not path:
         found = find_resumable(config, trust)
         if found is None:
@@ -41,10 +43,11 @@ def check_checkpoint(config: Config, trust: bool = False) -> dict[str, Any] | No
     elif not path:
         return None
     elif "://" in str(path) and not str(path).startswith(("http://", "https://")):
-        with guarded_loading(trust):
+        with in_slot(slot), guarded_loading(trust):
             checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location="cpu")
     else:
-        checkpoint = read_checkpoint(path, trust)
+        with in_slot(slot):
+            checkpoint = read_checkpoint(path, trust)
     if config.get("resume") and not _is_training(checkpoint):
         raise CheckpointError(
             f"cannot resume: {path} holds weights, but not the state of a training; name a checkpoint of one, or start "

@@ -17,6 +17,7 @@ from freqkd.apis.preflight.cache import check_manifest
 from freqkd.apis.preflight.classes import check_classes
 from freqkd.apis.preflight.condensation import check_condensation
 from freqkd.apis.preflight.first_step import try_steps
+from freqkd.apis.preflight.hooks import check_hooks
 from freqkd.apis.preflight.runner import check_optimization
 from freqkd.models.options import build_part
 from freqkd.models.rehearsal import RehearsalError
@@ -54,7 +55,8 @@ def check_model(
         check_progress(model, config)
         with worded("model"):
             check_classes(model, config)
-        check_condensation(model, config)
+        check_condensation(config)
+        check_hooks(model, config)
         shapes, failure = _rehearse(model, samples or {}) if rehearsal else ({}, "")
         check_manifest(model, config)
         if checkpoint is not None:

@@ -37,6 +37,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from freqkd.apis.preflight.datasets import LARGE, is_local
+from freqkd.apis.preflight.hooks import hooks_of
 from freqkd.models.options import check_options, unknown_type
 from freqkd.utils.checks import check_at_least, check_choice
 from freqkd.utils.errors import worded
@@ -172,9 +173,7 @@ def _check_numbers(slot: str, kind: Any, entry: Mapping[str, Any]) -> None:
 
 
 def _check_runtime(config: Config) -> None:
-    hooks = {f"default_hooks.{name}": hook for name, hook in (config.get("default_hooks") or {}).items()}
-    hooks.update({f"custom_hooks[{index}]": hook for index, hook in enumerate(config.get("custom_hooks") or [])})
-    for slot, hook in hooks.items():
+    for slot, hook in hooks_of(config):
         check_entry(slot, HOOKS, hook, "hook")
         if isinstance(hook, Mapping) and "priority" in hook:
             with worded(f"{slot}.priority"):
