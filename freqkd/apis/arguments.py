@@ -14,7 +14,7 @@ from freqkd.utils import errors
 from freqkd.utils.compat import read_config
 from freqkd.utils.loading import guarded_loading, trust_checkpoints
 from freqkd.utils.processes import agreed, start_processes
-from freqkd.utils.slots import check_slots
+from freqkd.utils.slots import check_changes, check_slots
 
 LAUNCHERS = {  # the program of each launcher, and the environment variables that MMEngine reads
     "pytorch": ("torchrun", ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")),
@@ -81,6 +81,7 @@ def load_run_config(options: argparse.Namespace) -> Config:
         try:
             config = read_config(options.config, "argument config")
             if options.cfg_options:
+                check_changes(config, options.cfg_options)
                 with errors.worded("--cfg-options"):
                     config.merge_from_dict(options.cfg_options)
                 check_slots(config)

@@ -44,6 +44,7 @@ def check_training(config: Config, trust: bool = False, rehearsal: bool = True) 
         preflight.resolve_shared_classes(config, trust)
         shapes = preflight.check_model(config, preflight.check_checkpoint(config, trust), samples, rehearsal)
         preflight.check_initial_weights(config, trust)
+        preflight.warn_of_frozen_parts(config)
     return shapes
 
 

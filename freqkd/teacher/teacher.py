@@ -27,6 +27,7 @@ from freqkd.utils.checks import check_flag
 from freqkd.utils.compat import read_config
 from freqkd.utils.errors import in_slot, worded
 from freqkd.utils.randomness import forked_randomness
+from freqkd.utils.slots import check_changes
 
 HEADS = ("decode_head", "auxiliary_head", "bbox_head", "rpn_head", "semantic_head", "panoptic_head")
 _UNHOOKED = ("decode_head", "auxiliary_head")  # whose loss calls `forward`, unless they take samples
@@ -252,6 +253,7 @@ class Teacher:
         """Build the network, without the weights of the checkpoint."""
         config = read_config(self.config, "model.teacher.config")
         if self.cfg_options:
+            check_changes(config, self.cfg_options, "model.teacher.cfg_options")
             config.merge_from_dict(self.cfg_options)
         with forked_randomness(), worded("teacher"):
             network = config.model.get("student") or config.model

@@ -59,13 +59,22 @@ def _find_own_config(cfg_path: str, filename: str) -> tuple[str, str | None]:
     A `freqkd::` config has no scope: types of mmdet and mmseg are not found from this package's registries.
     """
     if not cfg_path.startswith(_OWN):
-        return _find_config(cfg_path, filename)
+        try:
+            return _find_config(cfg_path, filename)
+        except FileNotFoundError:
+            package, name = _get_package_and_cfg_path(cfg_path)
+            raise _no_config(name, Path(get_installed_path(package), ".mim", "configs")) from None
     name = cfg_path.removeprefix(_OWN)
     path = CONFIGS / name
     if not path.is_file():
-        hint = did_you_mean(name, [str(one.relative_to(CONFIGS)) for one in CONFIGS.rglob("*.py")])
-        raise FileNotFoundError(f"no file {name} in {CONFIGS}{hint}")
+        raise _no_config(name, CONFIGS)
     return str(path), None
+
+
+def _no_config(name: str, folder: Path) -> FileNotFoundError:
+    """Return the error of a config that a folder lacks, with the most similar name; the names are long and much alike."""
+    hint = did_you_mean(name, [str(one.relative_to(folder)) for one in folder.rglob("*.py")], cutoff=0.7)
+    return FileNotFoundError(f"no file {name} in {folder}{hint}")
 
 
 def _split_own_config(cfg_path: str) -> tuple[str, str]:

@@ -90,16 +90,26 @@ def initial_weights(part: Any) -> Iterator[tuple[Any, str]]:
     >>> [key for _, key in initial_weights([dict(init_cfg=dict(type="Pretrained", checkpoint="net.pth"))])]
     ['checkpoint']
     """
+    return ((holder, key) for holder, key, _ in initial_weights_by_slot(part))
+
+
+def initial_weights_by_slot(part: Any, slot: str = "model") -> Iterator[tuple[Any, str, str]]:
+    """Yield the dicts and keys of `initial_weights`, each with its slot.
+
+    >>> model = dict(backbone=dict(init_cfg=dict(type="Pretrained", checkpoint="net.pth")))
+    >>> [slot for _, _, slot in initial_weights_by_slot(model)]
+    ['model.backbone.init_cfg.checkpoint']
+    """
     if isinstance(part, Mapping):
         for key in ("checkpoint",) * (part.get("type") == "Pretrained") + ("pretrained",):
             if isinstance(part.get(key), str):
-                yield part, key
+                yield part, key, f"{slot}.{key}"
         for key, value in part.items():
             if key != "teacher":
-                yield from initial_weights(value)
+                yield from initial_weights_by_slot(value, f"{slot}.{key}")
     elif isinstance(part, (list, tuple)):
-        for item in part:
-            yield from initial_weights(item)
+        for index, item in enumerate(part):
+            yield from initial_weights_by_slot(item, f"{slot}[{index}]")
 
 
 def _is_relative(name: str) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.runner import CheckpointLoader
@@ -17,7 +19,9 @@ from freqkd.backbones.efficientnet_lite import EfficientNetLite, find_weights
 from freqkd.utils.checkpoints import CheckpointError, read_checkpoint
 from freqkd.utils.errors import in_slot
 from freqkd.utils.loading import guarded_loading, keep_checkpoint
-from freqkd.utils.paths import initial_weights
+from freqkd.utils.paths import initial_weights_by_slot
+
+_OF_TORCHVISION = ("torchvision://", "modelzoo://")  # addresses that MMEngine looks up in that package
 
 
 def check_checkpoint(config: Config, trust: bool = False) -> dict[str, Any] | None:
@@ -61,13 +65,65 @@ def check_initial_weights(config: Config, trust: bool = False) -> None:
     """Read the initial weights of a network (`init_cfg=dict(type='Pretrained')`, `pretrained=`) and keep them for MMEngine.
 
     Raises:
-        CheckpointError: one is missing, damaged, or needs arbitrary unpickling and `trust` is False.
+        CheckpointError: one is missing, damaged, needs arbitrary unpickling and `trust` is False, or needs a package that is
+            not installed.
     """
+    named = {part[key]: slot for part, key, slot in initial_weights_by_slot(config.get("model"))}
     with guarded_loading(trust):
-        for name in sorted({part[key] for part, key in initial_weights(config.get("model"))}):
-            keep_checkpoint(name, CheckpointLoader.load_checkpoint(name, map_location="cpu"))
+        for name, slot in sorted(named.items()):
+            if name.startswith(_OF_TORCHVISION) and importlib.util.find_spec("torchvision") is None:
+                owner = slot.removesuffix(".checkpoint").rpartition(".")[0]
+                raise CheckpointError(
+                    f"{slot}: {name} needs the package torchvision, which is not installed; install its version for torch "
+                    f"{torch.__version__} (pip install torchvision), or start from random weights: {owner}.init_cfg=None, "
+                    f"with {owner}.frozen_stages=-1 and {owner}.norm_eval=False where the network has these"
+                )
+            with in_slot(slot):
+                keep_checkpoint(name, CheckpointLoader.load_checkpoint(name, map_location="cpu"))
     for arch in sorted(_from_packages(config.get("model"))):
         find_weights(arch)
+
+
+def warn_of_frozen_parts(config: Config) -> None:
+    """Warn of stages that are frozen at random weights, because nothing names weights for them."""
+    if config.get("load_from") or get_rank() > 0:
+        return
+    for slot in _frozen_at_random(config.get("model"), "model"):
+        print(
+            f"warning: {slot}.frozen_stages freezes stages at random weights, because no initial weights are named; set it to "
+            f"-1, or name weights, e.g. {slot}.init_cfg=dict(type='Pretrained', checkpoint='...')",
+            file=sys.stderr,
+        )
+
+
+def _frozen_at_random(part: Any, slot: str, inherited: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the slots of parts with frozen stages for which neither they nor what they are in name initial weights.
+
+    Args:
+        part: a part of a model's config.
+        slot: its place.
+        inherited: the slots that start from the teacher's weights.
+
+    >>> list(_frozen_at_random(dict(backbone=dict(frozen_stages=1), neck=dict(frozen_stages=-1)), "model"))
+    ['model.backbone']
+    >>> list(_frozen_at_random(dict(pretrained="net.pth", backbone=dict(frozen_stages=1)), "model"))
+    []
+    """
+    if not isinstance(part, Mapping):
+        return
+    given = part.get("init_cfg")
+    starts = given if isinstance(given, (list, tuple)) else [given]
+    named = any(isinstance(start, Mapping) and start.get("type") == "Pretrained" for start in starts)
+    if named or part.get("pretrained") or slot in inherited:
+        return
+    frozen = part.get("frozen_stages")
+    if isinstance(frozen, int) and frozen >= 0:
+        yield slot
+    if slot == "model":
+        inherited = [f"model.student.{path}" for path in part.get("inherit") or ()]
+    for key, value in part.items():
+        if key != "teacher":
+            yield from _frozen_at_random(value, f"{slot}.{key}", inherited)
 
 
 def _from_packages(part: Any) -> set[str]:

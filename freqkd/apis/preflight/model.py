@@ -21,7 +21,7 @@ from freqkd.apis.preflight.hooks import check_hooks
 from freqkd.apis.preflight.runner import check_optimization
 from freqkd.models.options import build_part
 from freqkd.models.rehearsal import RehearsalError
-from freqkd.models.schedule import check_progress
+from freqkd.models.schedule import check_progress, check_reach
 from freqkd.utils.checkpoints import CheckpointError, check_resumable, check_start
 from freqkd.utils.errors import worded
 from freqkd.utils.randomness import forked_randomness
@@ -53,6 +53,9 @@ def check_model(
         model = build_part("model", config.model)
         optimizers = check_optimization(config, model)
         check_progress(model, config)
+        late = check_reach(model, config)
+        for warning in late if get_rank() == 0 else ():
+            print(f"warning: {warning}", file=sys.stderr)
         with worded("model"):
             check_classes(model, config)
         check_condensation(config)

@@ -41,7 +41,7 @@ from freqkd.apis.preflight.hooks import hooks_of
 from freqkd.models.options import check_options, unknown_type
 from freqkd.utils.checks import check_at_least, check_choice
 from freqkd.utils.errors import worded
-from freqkd.utils.slots import check_slots, check_typed, refuse
+from freqkd.utils.slots import check_names, check_slots, check_typed, refuse
 
 _GIVEN = {  # options that the Runner adds to those of a slot
     "backend of a visualizer": ("save_dir",),
@@ -70,6 +70,7 @@ def check_parts(config: Config, purpose: str) -> None:
         ValueError: the message names the slot.
     """
     check_slots(config)
+    check_names(config)
     if "model" not in config:
         raise ValueError("the config must have a model, got none; is it a fragment, such as those in _base_?")
     for name, triple in _TRIPLES.items():
