@@ -10,6 +10,7 @@ from typing import Any
 CONFIGS = (Path(__file__).resolve().parents[1] / ".mim" / "configs").resolve()  # in a clone, the folder at its top
 SHIPPED = CONFIGS.parent  # the shipped configs name files from here
 _FOLDERS = ("configs", "data", "studies")  # of shipped files; a run's own output is never looked for there
+_OUTSIDE, _DEFAULT = "FREQKD_DATA", "../shared/data"  # where the shipped configs find data outside the repository
 _namers: dict[str, str] = {}  # folder of the last config that named a file which is not beside it, by its name
 
 
@@ -40,6 +41,21 @@ def where_looked(name: str | os.PathLike[str]) -> str:
         return ""
     folders = [_namers.get(text, os.getcwd()), os.getcwd(), *([str(SHIPPED)] if _is_shipped(text) else [])]
     return f" (looked in {', '.join(dict.fromkeys(folders))})"
+
+
+def where_to_put(path: str) -> str:
+    """Return what to do about data that are not at a path: place them, or say where they are.
+
+    >>> where_to_put("data/coco/train2017")
+    'put the data there (data/README.md says how)'
+    >>> where_to_put(os.path.join(os.environ.get(_OUTSIDE, _DEFAULT), "aquarium/images"))
+    'put the data there (data/README.md says how), or set FREQKD_DATA to the folder that has aquarium/'
+    """
+    advice = "put the data there (data/README.md says how)"
+    outside = os.path.join(os.environ.get(_OUTSIDE) or _DEFAULT, "")
+    if not path.startswith(outside) or path == outside:
+        return advice
+    return f"{advice}, or set {_OUTSIDE} to the folder that has {path.removeprefix(outside).split('/')[0]}/"
 
 
 def place_beside(named: Iterable[tuple[Any, str]], folder: str) -> None:

@@ -35,6 +35,7 @@ from freqkd.apis.preflight.datasets import (
 from freqkd.datasets.image_folder import SUFFIXES
 from freqkd.teacher.teacher import rehearsal
 from freqkd.utils.errors import worded
+from freqkd.utils.paths import where_to_put
 from freqkd.utils.slots import describe, refuse
 
 MOST_IMAGES, MOST_MAPS, MOST_RUN = 5_000, 64, 4  # whose files are checked, that are read, that run through the pipeline
@@ -168,7 +169,7 @@ def _empty(images: Any, dataset: Mapping[str, Any], where: str) -> DataError:
 
 def _check_folders(dataset: Mapping[str, Any], where: str) -> None:
     root, prefixes = root_of(dataset), prefixes_of(dataset)
-    hint = f"put the data there (see data/README.md), or change {where}.dataset.data_root"
+    change = f"or change {where}.dataset.data_root"
     folders = [os.path.join(root, value) for value in prefixes.values()]
     places = [dataset.get("ann_file") or "/", *((dataset.get("data_prefix") or {}).values() or [""])]
     # A root that nothing is joined to, e.g. an inherited one, is not read.
@@ -178,10 +179,10 @@ def _check_folders(dataset: Mapping[str, Any], where: str) -> None:
         if not folder:
             continue
         if not os.path.isdir(folder):
-            raise DataError(f"{where}: data folder not found: {folder}; {hint}")
+            raise DataError(f"{where}: data folder not found: {folder}; {where_to_put(folder)}, {change}")
         with os.scandir(folder) as entries:
             if next(entries, None) is None:
-                raise DataError(f"{where}: data folder is empty: {folder}; {hint}")
+                raise DataError(f"{where}: data folder is empty: {folder}; {where_to_put(folder)}, {change}")
 
 
 def _fault_of(path: str) -> str:
@@ -209,8 +210,7 @@ def _check_annotations(path: str, kind: Any, dataset: Mapping[str, Any], where: 
     fault = _fault_of(path)
     if fault == "not found":
         raise DataError(
-            f"{where}: annotation file not found: {path}; put the data there (see data/README.md), or change "
-            f"{where}.dataset.ann_file"
+            f"{where}: annotation file not found: {path}; {where_to_put(path)}, or change {where}.dataset.ann_file"
         )
     if fault:
         raise DataError(f"{where}: annotation file is {fault}: {path}; it must name at least one image")
