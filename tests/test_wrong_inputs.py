@@ -55,11 +55,15 @@ def term(prompts, **changes):
 
 
 def test_a_config_that_is_not_there(refused, tmp_path):
-    refused("config not found", "nowhere.py", config=tmp_path / "nowhere.py")
+    refused("error: argument config: config not found", "nowhere.py", config=tmp_path / "nowhere.py")
 
 
 def test_a_config_that_the_installed_package_does_not_have(refused):
-    refused("mmdet::retinanet/nowhere.py", "not found", config="mmdet::retinanet/nowhere.py")
+    refused(
+        "error: argument config: config 'mmdet::retinanet/nowhere.py' not found", config="mmdet::retinanet/nowhere.py"
+    )
+    near = "retinanet/retinanet_r50_fpn_1x_coco.py"
+    refused(f"did you mean {near!r}?", config="mmdet::retinanet/retinanet_r50_fpn_1x_cocoo.py")
 
 
 def test_a_base_config_that_is_not_there(refused, tmp_path):
@@ -115,7 +119,7 @@ def test_an_unknown_type(refused, prompts):
 @pytest.mark.parametrize("kind", ["distill", "prompts"])
 def test_a_missing_teacher(refused, kind):
     more = "model = dict(teacher=dict(checkpoint='nowhere.pth'))"
-    refused("checkpoint not found: nowhere.pth", kind=kind, more=more)
+    refused("error: model.teacher.checkpoint: checkpoint not found: nowhere.pth", kind=kind, more=more)
 
 
 def test_a_truncated_teacher(refused, tmp_path):
@@ -247,7 +251,8 @@ def test_a_segmentation_folder_without_images_of_its_suffix(refused, tmp_path):
 
 
 def test_a_checkpoint_to_resume_that_is_not_there(refused):
-    refused("checkpoint not found: nowhere.pth", kind="student", arguments=("--resume", "nowhere.pth"))
+    refused("error: --resume: checkpoint not found: nowhere.pth", kind="student", arguments=("--resume", "nowhere.pth"))
+    refused("error: load_from: checkpoint not found: nowhere.pth", kind="student", more="load_from = 'nowhere.pth'")
 
 
 def test_resuming_from_a_plain_student(refused, trained, tmp_path):
@@ -311,7 +316,7 @@ def test_the_program_itself_says_one_line_and_exits_with_1(trained, tmp_path, na
 def test_the_test_tool_needs_a_checkpoint(tool, trained, tmp_path, capsys):
     config = trained("detection").config
     assert tool("test", config, "nowhere.pth", "--work-dir", tmp_path / "run") == 1
-    assert capsys.readouterr().err.startswith("error: checkpoint not found: nowhere.pth")
+    assert capsys.readouterr().err.startswith("error: argument checkpoint: checkpoint not found: nowhere.pth")
     assert not (tmp_path / "run").exists()
 
 

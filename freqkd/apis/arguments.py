@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import os.path as osp
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,6 +88,9 @@ def load_run_config(options: argparse.Namespace) -> Config:
                 check_slots(config)
         finally:
             start_processes(options.launcher, config.get("env_cfg"))
+    if not any("FasterCoco" in str(config.get(f"{split}_evaluator")) for split in ("val", "test")):
+        # mmdet says so when it is imported, whether its metric is used or not.
+        warnings.filterwarnings("ignore", "faster_coco_eval is not installed")
     config.launcher = options.launcher
     if options.work_dir:
         config.work_dir = options.work_dir

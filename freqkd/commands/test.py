@@ -11,7 +11,7 @@ from freqkd.apis.preflight import check_data, check_parts
 from freqkd.apis.train import build_runner
 from freqkd.utils.checkpoints import read_checkpoint
 from freqkd.utils.errors import EPILOG, in_slot
-from freqkd.utils.loading import keep_checkpoint
+from freqkd.utils.loading import keep_student
 from freqkd.utils.processes import agreed
 from freqkd.utils.program import program
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_data(config, ("test",), options.trust_checkpoint)
         check_parts(config, "test")
         check_weights(config, loaded, options.checkpoint)
-    keep_checkpoint(options.checkpoint, loaded)
+    keep_student(options.checkpoint, loaded)
     if is_distillation(config):
         work_dir, launcher = config.work_dir, config.launcher
         config = student_config(config)

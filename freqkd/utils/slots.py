@@ -83,7 +83,8 @@ def check_names(config: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: one is: one letter is missing, added, another, or changed with its neighbour. Names of one's own pass: those
-            with digits, those that begin with another letter, those that differ by more, and imported modules.
+            with digits, those that begin with another letter, those that differ by more, and imported modules; and what is like
+            `model`, which is short, and a name like others.
 
     >>> check_names(dict(model=dict(), train_pipeline=[], data_root="data/", eval_cfg=None))
     >>> check_names(dict(trian_cfg=dict(max_epochs=2)))
@@ -94,7 +95,8 @@ def check_names(config: Mapping[str, Any]) -> None:
     for name, value in config.items():
         if name in known_names() or not name.replace("_", "").isalpha() or _is_object(value):
             continue
-        meant = [known for known in sorted(known_names()) if known[0] == name[0] and is_slip(name, known)]
+        others = known_names() - {"model"}
+        meant = [known for known in sorted(others) if known[0] == name[0] and is_slip(name, known)]
         if meant:
             raise ValueError(
                 f"the config has {name}, which nothing reads; did you mean {meant[0]!r}? else name it otherwise"

@@ -20,6 +20,7 @@ from freqkd.utils.checkpoints import CheckpointError, read_checkpoint
 from freqkd.utils.errors import in_slot
 from freqkd.utils.loading import guarded_loading, keep_checkpoint
 from freqkd.utils.paths import initial_weights_by_slot
+from freqkd.utils.slots import refuse
 
 _OF_TORCHVISION = ("torchvision://", "modelzoo://")  # addresses that MMEngine looks up in that package
 
@@ -65,9 +66,14 @@ def check_initial_weights(config: Config, trust: bool = False) -> None:
     """Read the initial weights of a network (`init_cfg=dict(type='Pretrained')`, `pretrained=`) and keep them for MMEngine.
 
     Raises:
+        ValueError: an `init_cfg` is no dict.
         CheckpointError: one is missing, damaged, needs arbitrary unpickling and `trust` is False, or needs a package that is
             not installed.
     """
+    for slot, part in _parts(config.get("model"), "model"):
+        for start in _starts(part):
+            if not isinstance(start, Mapping):
+                raise refuse(f"{slot}.init_cfg", "a dict, a list of dicts or None", start)
     named = {part[key]: slot for part, key, slot in initial_weights_by_slot(config.get("model"))}
     with guarded_loading(trust):
         for name, slot in sorted(named.items()):
@@ -96,6 +102,24 @@ def warn_of_frozen_parts(config: Config) -> None:
         )
 
 
+def _parts(part: Any, slot: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield a part of a model's config and all in it, the teacher aside, each with its slot."""
+    if isinstance(part, Mapping):
+        yield slot, part
+        for key, value in part.items():
+            if key != "teacher":
+                yield from _parts(value, f"{slot}.{key}")
+    elif isinstance(part, (list, tuple)):
+        for index, item in enumerate(part):
+            yield from _parts(item, f"{slot}[{index}]")
+
+
+def _starts(part: Mapping[str, Any]) -> list[Any]:
+    """Return the entries of a part's `init_cfg`."""
+    given = part.get("init_cfg")
+    return list(given) if isinstance(given, (list, tuple)) else [given] if given else []
+
+
 def _frozen_at_random(part: Any, slot: str, inherited: Sequence[str] = ()) -> Iterator[str]:
     """Yield the slots of parts with frozen stages for which neither they nor what they are in name initial weights.
 
@@ -111,9 +135,7 @@ def _frozen_at_random(part: Any, slot: str, inherited: Sequence[str] = ()) -> It
     """
     if not isinstance(part, Mapping):
         return
-    given = part.get("init_cfg")
-    starts = given if isinstance(given, (list, tuple)) else [given]
-    named = any(isinstance(start, Mapping) and start.get("type") == "Pretrained" for start in starts)
+    named = any(isinstance(start, Mapping) and "checkpoint" in start for start in _starts(part))
     if named or part.get("pretrained") or slot in inherited:
         return
     frozen = part.get("frozen_stages")
@@ -122,7 +144,7 @@ def _frozen_at_random(part: Any, slot: str, inherited: Sequence[str] = ()) -> It
     if slot == "model":
         inherited = [f"model.student.{path}" for path in part.get("inherit") or ()]
     for key, value in part.items():
-        if key != "teacher":
+        if not str(key).startswith("teacher"):  # which have checkpoints
             yield from _frozen_at_random(value, f"{slot}.{key}", inherited)
 
 

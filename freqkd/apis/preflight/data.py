@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import json
 import math
 import mmap
@@ -82,7 +84,8 @@ def check_data(
         where = f"{split}_dataloader"
         with DefaultScope.overwrite_default_scope(config.get("default_scope")):
             for dataset, is_wrapped in leaf_datasets(loader.get("dataset")):
-                with worded(f"{where}.dataset"):
+                # pycocotools tells of every file that it reads, and the run reads them again.
+                with worded(f"{where}.dataset"), contextlib.redirect_stdout(io.StringIO()):
                     packed = _check_dataset(dataset, where, config, trust)
                 for sample in [] if is_wrapped else packed:
                     _check_packed(sample, where)
