@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.runner import CheckpointLoader
+from mmengine.utils import is_installed
 
 from freqkd.backbones.efficientnet_lite import EfficientNetLite, find_weights
 from freqkd.utils.checkpoints import CheckpointError, read_checkpoint
@@ -77,7 +77,7 @@ def check_initial_weights(config: Config, trust: bool = False) -> None:
     named = {part[key]: slot for part, key, slot in initial_weights_by_slot(config.get("model"))}
     with guarded_loading(trust):
         for name, slot in sorted(named.items()):
-            if name.startswith(_OF_TORCHVISION) and importlib.util.find_spec("torchvision") is None:
+            if name.startswith(_OF_TORCHVISION) and not is_installed("torchvision"):
                 owner = slot.removesuffix(".checkpoint").rpartition(".")[0]
                 raise CheckpointError(
                     f"{slot}: {name} needs the package torchvision, which is not installed; install its version for torch "
