@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.dataset import pseudo_collate
@@ -47,9 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_parts(config, "val")
     with DefaultScope.overwrite_default_scope(config.get("default_scope")):
         if options.prompts and is_distillation(config):
-            for term in config.model.terms.values():
-                if term.get("prompts"):
-                    term.prompts = options.prompts
+            terms = config.model.get("terms")
+            for term in terms.values() if isinstance(terms, Mapping) else ():
+                if isinstance(term, Mapping) and term.get("prompts"):
+                    term["prompts"] = options.prompts  # type: ignore[index]
         model = build_part("model", config.model).eval()
         prompted_terms(model)
         if options.level is not None:

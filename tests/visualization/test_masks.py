@@ -80,3 +80,9 @@ def test_a_distillation_without_prompts_has_none_to_draw(tool, tiny_config, tmp_
     assert tool("visualize_masks", config, "--out-dir", tmp_path / "out") == 1
     words = "has prompts (the presets 'details' and 'whitened' have none), got Distiller with the terms loss_freekd"
     assert words in capsys.readouterr().err
+
+
+def test_terms_that_are_no_dict_are_said(tool, tiny_config, tmp_path, capsys):
+    config = tiny_config(tmp_path / "list.py", "detection", "distill", "model = dict(terms=[1])")
+    assert tool("visualize_masks", config, "--prompts", "prompts.pth", "--out-dir", tmp_path / "out") == 1
+    assert "terms must be a dict of terms by name" in capsys.readouterr().err

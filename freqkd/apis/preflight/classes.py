@@ -289,8 +289,9 @@ def resolve_shared_classes(config: Config, trust: bool = False) -> None:
         CheckpointError: the teacher's checkpoint cannot be read.
     """
     model = config.get("model") or {}
-    terms = model.get("terms") or {} if isinstance(model, Mapping) else {}
-    given: dict[str, Any] = {name: term.get("adapter") for name, term in terms.items() if isinstance(term, Mapping)}
+    terms = model.get("terms") if isinstance(model, Mapping) else None
+    named = terms.items() if isinstance(terms, Mapping) else ()  # the Distiller refuses others
+    given: dict[str, Any] = {name: term.get("adapter") for name, term in named if isinstance(term, Mapping)}
     adapters: dict[str, Any] = {
         name: one for name, one in given.items() if isinstance(one, Mapping) and one.get("classes") == SHARED
     }
