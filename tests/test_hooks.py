@@ -13,7 +13,7 @@ from freqkd.hooks.distillation_log import DistillationLogHook, show_small_number
 from freqkd.hooks.masks import MaskHook
 from freqkd.hooks.memory_format import ChannelsLastHook
 from freqkd.hooks.progress import SECONDS, ProgressHook
-from freqkd.hooks.prompts import PromptFileHook
+from freqkd.hooks.prompts import PromptFileHook, PromptStatisticsHook
 from freqkd.models.distiller import Distiller
 from freqkd.models.prompt_tuner import PromptTuner
 from freqkd.utils.checkpoints import read_checkpoint
@@ -77,6 +77,24 @@ def test_the_prompt_file_is_written_by_one_process(monkeypatch, tmp_path):
     monkeypatch.setattr("mmengine.dist.utils.get_rank", lambda group=None: 1)
     PromptFileHook().after_train(SimpleNamespace(work_dir=str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prompt_stage_without_the_hook_writes_its_file_and_a_resumed_one_writes_it_again(tool, tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "config.py", "detection", "prompts", "custom_hooks = []", iterations=1)
+    assert tool("train", config, "--work-dir", tmp_path / "run") == 0
+    written = tmp_path / "run" / "prompts.pth"
+    before = read_checkpoint(written)
+    written.unlink()  # as after a training by MMEngine alone
+    assert tool("train", config, "--work-dir", tmp_path / "run", "--resume", tmp_path / "run" / "epoch_1.pth") == 0
+    after = read_checkpoint(written)
+    assert after["meta"] == before["meta"]
+    assert all(torch.equal(after["state_dict"][key], value) for key, value in before["state_dict"].items())
+
+
+@pytest.mark.parametrize("hook", [PromptFileHook(), PromptStatisticsHook(), MaskHook()])
+def test_a_hook_of_another_stage_is_an_error_before_the_first_step(hook):
+    with pytest.raises(ValueError, match=r"belongs to a prompt stage|must have frequency prompts"):
+        hook.before_train(SimpleNamespace(model=nn.Linear(1, 1)))
 
 
 def test_statistics_are_taken_before_and_after(stages):

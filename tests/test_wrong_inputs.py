@@ -55,11 +55,15 @@ def term(prompts, **changes):
 
 
 def test_a_config_that_is_not_there(refused, tmp_path):
-    refused("config not found", "nowhere.py", config=tmp_path / "nowhere.py")
+    refused("error: argument config: config not found", "nowhere.py", config=tmp_path / "nowhere.py")
 
 
 def test_a_config_that_the_installed_package_does_not_have(refused):
-    refused("mmdet::retinanet/nowhere.py", "not found", config="mmdet::retinanet/nowhere.py")
+    refused(
+        "error: argument config: config 'mmdet::retinanet/nowhere.py' not found", config="mmdet::retinanet/nowhere.py"
+    )
+    near = "retinanet/retinanet_r50_fpn_1x_coco.py"
+    refused(f"did you mean {near!r}?", config="mmdet::retinanet/retinanet_r50_fpn_1x_cocoo.py")
 
 
 def test_a_base_config_that_is_not_there(refused, tmp_path):
@@ -115,7 +119,7 @@ def test_an_unknown_type(refused, prompts):
 @pytest.mark.parametrize("kind", ["distill", "prompts"])
 def test_a_missing_teacher(refused, kind):
     more = "model = dict(teacher=dict(checkpoint='nowhere.pth'))"
-    refused("checkpoint not found: nowhere.pth", kind=kind, more=more)
+    refused("error: model.teacher.checkpoint: checkpoint not found: nowhere.pth", kind=kind, more=more)
 
 
 def test_a_truncated_teacher(refused, tmp_path):
@@ -247,7 +251,8 @@ def test_a_segmentation_folder_without_images_of_its_suffix(refused, tmp_path):
 
 
 def test_a_checkpoint_to_resume_that_is_not_there(refused):
-    refused("checkpoint not found: nowhere.pth", kind="student", arguments=("--resume", "nowhere.pth"))
+    refused("error: --resume: checkpoint not found: nowhere.pth", kind="student", arguments=("--resume", "nowhere.pth"))
+    refused("error: load_from: checkpoint not found: nowhere.pth", kind="student", more="load_from = 'nowhere.pth'")
 
 
 def test_resuming_from_a_plain_student(refused, trained, tmp_path):
@@ -311,7 +316,7 @@ def test_the_program_itself_says_one_line_and_exits_with_1(trained, tmp_path, na
 def test_the_test_tool_needs_a_checkpoint(tool, trained, tmp_path, capsys):
     config = trained("detection").config
     assert tool("test", config, "nowhere.pth", "--work-dir", tmp_path / "run") == 1
-    assert capsys.readouterr().err.startswith("error: checkpoint not found: nowhere.pth")
+    assert capsys.readouterr().err.startswith("error: argument checkpoint: checkpoint not found: nowhere.pth")
     assert not (tmp_path / "run").exists()
 
 
@@ -326,3 +331,116 @@ def test_preprocessors_that_differ_are_handled_and_said(tool, tiny_config, promp
     logs = "".join(path.read_text() for path in (tmp_path / "run").rglob("*.log"))
     assert "normalise images differently" in logs
     assert "std [255.0, 255.0, 255.0], channels kept" in logs
+
+
+DETAILS = "loss=dict(_delete_=True, type='freqkd.FreeKDLoss', preset='details')"
+
+
+@pytest.mark.parametrize("name", ["PromptFileHook", "PromptStatisticsHook"])
+@pytest.mark.parametrize("kind", ["distill", "student"])
+def test_a_hook_of_the_prompt_stage_in_another_training(refused, name, kind):
+    got = "Distiller" if kind == "distill" else "RetinaNet"
+    words = (f"custom_hooks[0]: {name} belongs to a prompt stage", f"got {got}; leave it out")
+    refused(*words, kind=kind, more=f"custom_hooks = [dict(type='freqkd.{name}')]")
+
+
+def test_a_picture_of_masks_that_are_not_there(refused):
+    hook = "custom_hooks = [dict(type='freqkd.MaskHook')]"
+    words = (
+        "custom_hooks[0]: the model must have frequency prompts",
+        "'details' and 'whitened' have none",
+        "loss_freekd",
+    )
+    refused(*words, more=f"model = dict(terms=dict(loss_freekd=dict(prompts=None, {DETAILS})))\n{hook}")
+    refused("custom_hooks[0]: the model must have frequency prompts", "got RetinaNet", kind="student", more=hook)
+
+
+@pytest.mark.parametrize(
+    ("hook", "words"),
+    [
+        ("type='freqkd.NonFiniteHook', action='stopp'", "custom_hooks[0]: action must be one of"),
+        ("type='freqkd.ProgressHook', every=-1", "custom_hooks[0]: every must be at least 0, got -1"),
+        ("type='freqkd.MaskHook', interval=0", "custom_hooks[0]: interval must be at least 1, got 0"),
+        ("type='freqkd.PromptFileHook', name=3", "custom_hooks[0]: name must be a file's name inside the work dir"),
+    ],
+)
+def test_a_hook_with_an_option_out_of_range(refused, hook, words):
+    refused(words, kind="prompts", more=f"custom_hooks = [dict({hook})]")
+
+
+def test_a_misspelt_slot(refused):
+    refused("the config has custom_hook", "did you mean 'custom_hooks'?", kind="prompts", more="custom_hook = []")
+    for change, name in (("trian_cfg.max_epochs=2", "train_cfg"), ("optim_wraper.optimizer.lr=1", "optim_wrapper")):
+        words = f"--cfg-options: the config has no {change.split('.')[0]}; did you mean {name!r}?"
+        refused(words, kind="student", arguments=("--cfg-options", change))
+    options = "cfg_options={'modle.backbone.depth': 34}"
+    words = "model.teacher.cfg_options: the config has no modle; did you mean 'model'?"
+    refused(words, more=f"model = dict(teacher=dict({options}))")
+
+
+def test_a_misspelt_preset(refused):
+    changes = "_delete_=True, type='freqkd.FreeKDLoss', preset='detail'"
+    words = ("terms.loss_freekd: ", "preset must be one of", "got 'detail'; did you mean 'details'?")
+    refused(*words, more=f"model = dict(terms=dict(loss_freekd=dict(prompts=None, loss=dict({changes}))))")
+
+
+def test_a_loss_without_a_type(refused):
+    words = ("terms.loss_a: loss must be a dict with a type, got {'preset': 'details'}",)
+    refused(
+        *words, more="model = dict(terms=dict(loss_a=dict(type='freqkd.DistillTerm', loss=dict(preset='details'))))"
+    )
+
+
+def test_a_misspelt_ratio(refused, prompts):
+    words = ("terms.loss_freekd", "got 'rato'; did you mean 'ratio'?")
+    assert "iters=" not in refused(*words, more=term(prompts, weight="dict(rato=2)")).partition("got ")[2]
+
+
+def test_a_term_that_begins_after_the_end(refused, prompts):
+    words = "terms.loss_freekd.schedule.begin must lie before the end of the training, got 5 of 1 epochs"
+    refused(words, "or leave out the term", more=term(prompts, schedule="dict(begin=5)"))
+
+
+def test_initial_weights_of_a_package_that_is_not_installed(refused, monkeypatch):
+    monkeypatch.setattr("freqkd.apis.preflight.checkpoint.is_installed", lambda name: name != "torchvision")
+    start = "init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18')"
+    slot = "model.student.backbone"
+    words = (f"{slot}.init_cfg.checkpoint: torchvision://resnet18 needs the package torchvision", torch.__version__)
+    more = f"model = dict(student=dict(backbone=dict({start})))\n"
+    refused(*words, f"{slot}.init_cfg=None", f"{slot}.frozen_stages=-1", more=more)
+
+
+def test_initial_weights_that_are_not_there(refused):
+    words = "error: model.backbone.init_cfg.checkpoint: checkpoint not found: nowhere.pth"
+    start = "init_cfg=dict(type='Pretrained', checkpoint='nowhere.pth')"
+    refused(words, kind="student", more=f"model = dict(backbone=dict({start}))")
+    refused(
+        "model.backbone.init_cfg must be a dict, a list of dicts or None, got 'x'",
+        kind="student",
+        more="model = dict(backbone=dict(init_cfg='x'))",
+    )
+
+
+def test_data_outside_the_repository_that_are_not_there(refused, monkeypatch):
+    monkeypatch.setenv("FREQKD_DATA", "/no/such/data")
+    words = (
+        "data folder not found: /no/such/data/fish/",
+        "data/README.md",
+        "set FREQKD_DATA to the folder that has fish/",
+    )
+    refused(*words, kind="student", more="train_dataloader = dict(dataset=dict(data_root='/no/such/data/fish/'))")
+
+
+def test_a_checkpoint_of_the_prompt_stage_as_prompts(refused, trained):
+    stage = next(trained("detection").prompts.parent.glob("epoch_*.pth"))
+    refused("is not a prompt file", f"freqkd train PROMPT_CONFIG --resume {stage}", more=term(stage))
+
+
+def test_nothing_but_the_error_is_printed(tool, tiny_config, tmp_path, capfd):
+    config = tiny_config(
+        tmp_path / "config.py", "detection", "student", "custom_hooks = [dict(type='freqkd.MaskHook')]"
+    )
+    assert tool("train", config, "--work-dir", tmp_path / "run") == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert [line[:23] for line in err.splitlines()] == ["error: custom_hooks[0]: "[:23]]

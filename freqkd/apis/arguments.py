@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import os.path as osp
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from freqkd.utils import errors
 from freqkd.utils.compat import read_config
 from freqkd.utils.loading import guarded_loading, trust_checkpoints
 from freqkd.utils.processes import agreed, start_processes
-from freqkd.utils.slots import check_slots
+from freqkd.utils.slots import check_changes, check_slots
 
 LAUNCHERS = {  # the program of each launcher, and the environment variables that MMEngine reads
     "pytorch": ("torchrun", ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")),
@@ -79,13 +80,17 @@ def load_run_config(options: argparse.Namespace) -> Config:
     config = Config()
     with agreed():
         try:
-            config = read_config(options.config)
+            config = read_config(options.config, "argument config")
             if options.cfg_options:
+                check_changes(config, options.cfg_options)
                 with errors.worded("--cfg-options"):
                     config.merge_from_dict(options.cfg_options)
                 check_slots(config)
         finally:
             start_processes(options.launcher, config.get("env_cfg"))
+    if not any("FasterCoco" in str(config.get(f"{split}_evaluator")) for split in ("val", "test")):
+        # mmdet says so when it is imported, whether its metric is used or not.
+        warnings.filterwarnings("ignore", "faster_coco_eval is not installed")
     config.launcher = options.launcher
     if options.work_dir:
         config.work_dir = options.work_dir

@@ -14,7 +14,7 @@ from torch import nn
 
 from freqkd.teacher.teacher import build_network
 from freqkd.utils.checkpoints import check_fit, read_checkpoint, weights_of, write_atomic
-from freqkd.utils.errors import worded
+from freqkd.utils.errors import in_slot, worded
 from freqkd.utils.files import write_whole
 from freqkd.utils.randomness import forked_randomness
 
@@ -103,7 +103,8 @@ def export_student(config: Config, checkpoint: str, out_dir: str, half: bool = F
             f"the config of an export must be a distillation's or the student's own, got model.type={config.model.type!r}, "
             "which has no student; name the config of a distillation and its checkpoint"
         )
-    loaded = read_checkpoint(checkpoint, trust)
+    with in_slot("argument checkpoint"):
+        loaded = read_checkpoint(checkpoint, trust)
     check_weights(config, loaded, checkpoint)
     weights = weights_of(loaded)
     if half:

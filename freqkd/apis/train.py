@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os.path as osp
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
+from mmengine.registry import RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
 from freqkd.apis import preflight
 from freqkd.apis.export import is_distillation, student_config, write_config
 from freqkd.hooks.distillation_log import DistillationLogHook
+from freqkd.models.options import part_class
+from freqkd.models.prompt_tuner import PromptTuner
 from freqkd.models.schedule import check_length
 from freqkd.utils.files import check_writable
 from freqkd.utils.loading import guarded_loading
@@ -41,6 +44,7 @@ def check_training(config: Config, trust: bool = False, rehearsal: bool = True) 
         preflight.resolve_shared_classes(config, trust)
         shapes = preflight.check_model(config, preflight.check_checkpoint(config, trust), samples, rehearsal)
         preflight.check_initial_weights(config, trust)
+        preflight.warn_of_frozen_parts(config)
     return shapes
 
 
@@ -78,14 +82,23 @@ def train(config: Config, trust: bool = False, rehearsal: bool = True) -> Runner
 
 
 def add_safeguards(config: Config) -> None:
-    """Replace MMEngine's `CheckpointHook` by `freqkd.CheckpointHook` and add `freqkd.NonFiniteHook`, unless a config has them.
+    """Replace MMEngine's `CheckpointHook` by `freqkd.CheckpointHook`, and add hooks that a config lacks.
 
-    With `compile=True` the latter is left out: it would have the whole step compiled again and again.
+    These are `freqkd.NonFiniteHook`, and `freqkd.PromptFileHook` in a prompt stage, whose result is that file. With
+    `compile=True` the former is left out: it would have the whole step compiled again and again.
     """
     hooks = config.setdefault("default_hooks", ConfigDict())
     checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
     if checkpoint is not None and checkpoint.get("type") in ("CheckpointHook", "mmengine.CheckpointHook"):
         checkpoint.type = "freqkd.CheckpointHook"
-    others = list(config.get("custom_hooks") or [])
-    if not config.get("compile") and not any("NonFiniteHook" in str(hook.get("type")) for hook in others):
-        config.custom_hooks = [*others, ConfigDict(type="freqkd.NonFiniteHook")]
+    added = [] if config.get("compile") else ["NonFiniteHook"]
+    with DefaultScope.overwrite_default_scope(config.get("default_scope")):
+        kind = part_class("model", config.model)
+    if isinstance(kind, type) and issubclass(kind, PromptTuner):
+        added.append("PromptFileHook")
+    there = [hook.get("type") if isinstance(hook, Mapping) else type(hook) for _, hook in preflight.hooks_of(config)]
+    missing = [name for name in added if not any(name in str(one) for one in there)]
+    config.custom_hooks = [
+        *(config.get("custom_hooks") or []),
+        *(ConfigDict(type=f"freqkd.{name}") for name in missing),
+    ]

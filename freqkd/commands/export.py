@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(f"--shape must be height and width, at least 1, got {options.shape}")
     if options.onnx:
         check_installed()
-    config = read_config(options.config)
+    config = read_config(options.config, "argument config")
     path = export_student(config, options.checkpoint, options.out_dir, options.half, options.trust_checkpoint)
     print(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB) and {path.parent / 'student_config.py'}")
     student = build_student(config).eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.dataset import pseudo_collate
@@ -17,7 +17,7 @@ from freqkd.models.options import build_part
 from freqkd.models.prompt_file import describe_prompts, read_prompts
 from freqkd.models.prompt_tuner import PromptTuner
 from freqkd.utils.checkpoints import load_strict
-from freqkd.utils.errors import EPILOG
+from freqkd.utils.errors import EPILOG, in_slot
 from freqkd.utils.program import program
 from freqkd.visualization.masks import check_level, mask_pictures, prompted_terms
 from freqkd.visualization.plotting import save_png
@@ -47,9 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_parts(config, "val")
     with DefaultScope.overwrite_default_scope(config.get("default_scope")):
         if options.prompts and is_distillation(config):
-            for term in config.model.terms.values():
-                if term.get("prompts"):
-                    term.prompts = options.prompts
+            terms = config.model.get("terms")
+            for term in terms.values() if isinstance(terms, Mapping) else ():
+                if isinstance(term, Mapping) and term.get("prompts"):
+                    term["prompts"] = options.prompts  # type: ignore[index]
         model = build_part("model", config.model).eval()
         prompted_terms(model)
         if options.level is not None:
@@ -58,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(model, PromptTuner):
             if not options.prompts:
                 raise ValueError("--prompts is needed with the config of a prompt stage: name the prompts.pth it wrote")
-            file = read_prompts(options.prompts)
+            with in_slot("--prompts"):
+                file = read_prompts(options.prompts)
             levels = list(range(len(model.prompts)) if model.levels is None else model.levels)
             file.compare(dict(describe_prompts(model.prompts, model.gates), tap=model.tap, levels=levels))
             file.check_teacher(model.teacher)

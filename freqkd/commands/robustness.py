@@ -26,9 +26,9 @@ from freqkd.datasets.corrupt import GROUPS, KINDS, SEVEREST, import_corrupt
 from freqkd.studies.quick import METRICS
 from freqkd.utils.checkpoints import read_checkpoint
 from freqkd.utils.checks import check_choice, check_whole
-from freqkd.utils.errors import EPILOG
+from freqkd.utils.errors import EPILOG, in_slot
 from freqkd.utils.files import check_writable, write_whole
-from freqkd.utils.loading import keep_checkpoint
+from freqkd.utils.loading import keep_student
 from freqkd.utils.processes import agreed
 from freqkd.utils.program import program
 
@@ -91,7 +91,8 @@ def prepare(options: argparse.Namespace, name: str, cells: Sequence[Cell]) -> Ne
     """
     config = load_run_config(options)
     with agreed():
-        loaded = read_checkpoint(options.checkpoint, options.trust_checkpoint)
+        with in_slot("argument checkpoint"):
+            loaded = read_checkpoint(options.checkpoint, options.trust_checkpoint)
         check_data(config, ("test",), options.trust_checkpoint)
         check_parts(config, "test")
         check_weights(config, loaded, options.checkpoint)
@@ -102,7 +103,7 @@ def prepare(options: argparse.Namespace, name: str, cells: Sequence[Cell]) -> Ne
             corrupted_loader(config, cell)
         key = metric_of(config, options.metric)
         record = Record(Path(options.work_dir, name, "metrics.json"), identity_of(config, loaded))
-    keep_checkpoint(options.checkpoint, loaded)
+    keep_student(options.checkpoint, loaded)
     config.work_dir, config.load_from, config.resume = str(Path(options.work_dir, name)), options.checkpoint, False
     config.log_level, config.experiment_name = "WARNING", f"{name}_{time.time_ns()}"
     if config.get("visualizer"):

@@ -10,8 +10,8 @@ from freqkd.apis.export import check_weights, is_distillation, student_config
 from freqkd.apis.preflight import check_data, check_parts
 from freqkd.apis.train import build_runner
 from freqkd.utils.checkpoints import read_checkpoint
-from freqkd.utils.errors import EPILOG
-from freqkd.utils.loading import keep_checkpoint
+from freqkd.utils.errors import EPILOG, in_slot
+from freqkd.utils.loading import keep_student
 from freqkd.utils.processes import agreed
 from freqkd.utils.program import program
 
@@ -30,11 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     config = load_run_config(options)
     with agreed():
-        loaded = read_checkpoint(options.checkpoint, options.trust_checkpoint)
+        with in_slot("argument checkpoint"):
+            loaded = read_checkpoint(options.checkpoint, options.trust_checkpoint)
         check_data(config, ("test",), options.trust_checkpoint)
         check_parts(config, "test")
         check_weights(config, loaded, options.checkpoint)
-    keep_checkpoint(options.checkpoint, loaded)
+    keep_student(options.checkpoint, loaded)
     if is_distillation(config):
         work_dir, launcher = config.work_dir, config.launcher
         config = student_config(config)

@@ -32,10 +32,13 @@ class MaskHook(Hook):
         check_whole("level", level, 0)
         self.interval, self.level = interval, level
 
+    def check_model(self, model: Any) -> None:
+        """Raise ValueError where a model has no prompts on the chosen level."""
+        check_level("MaskHook's level", self.level, model)
+
     def before_train(self, runner: Any) -> None:
         """Check that the model has prompts on the chosen level."""
-        model = unwrapped(runner.model)
-        check_level("MaskHook's level", self.level, model)
+        self.check_model(unwrapped(runner.model))
 
     @torch.no_grad()
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:

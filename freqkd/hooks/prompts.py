@@ -9,21 +9,44 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 
 from freqkd.models.prompt_file import write_prompts
+from freqkd.models.prompt_tuner import PromptTuner
 from freqkd.utils.processes import unwrapped
 
 
-class PromptFileHook(Hook):
+class _PromptStageHook(Hook):
+    """A hook of the prompt stage alone; with another model it would first fail when the training ends."""
+
+    def check_model(self, model: Any) -> None:
+        """Raise ValueError where a model is of no prompt stage."""
+        if not isinstance(model, PromptTuner):
+            raise ValueError(
+                f"{type(self).__name__} belongs to a prompt stage (model.type='freqkd.PromptTuner'), got "
+                f"{type(model).__name__}; leave it out"
+            )
+
+    def before_train(self, runner: Any) -> None:
+        """Check the model, also in a training that `freqkd train` has not started."""
+        self.check_model(unwrapped(runner.model))
+
+
+class PromptFileHook(_PromptStageHook):
     """Write `WORK_DIR/prompts.pth` when the prompt stage ends: tokens, gates, the teacher's hash, and what they are for.
 
-    The file is written after the last step, before the last validation, which may fail.
+    The file is written after the last step, before the last validation, which may fail. `freqkd train` adds this hook to a
+    prompt stage that has none.
 
     Args:
         name: the file's name inside the work dir.
+
+    Raises:
+        ValueError: `name` is not one; before training, the model is no `PromptTuner`.
     """
 
     priority = "LOW"
 
     def __init__(self, name: str = "prompts.pth") -> None:
+        if not (isinstance(name, str) and name and not os.path.isabs(name)):
+            raise ValueError(f"name must be a file's name inside the work dir, e.g. 'prompts.pth', got {name!r}")
         self.name = name
         self._written = False
 
@@ -46,13 +69,16 @@ class PromptFileHook(Hook):
         runner.logger.info(f"Wrote the prompts to {path} ({os.path.getsize(path) / 1e3:.0f} kB)")
 
 
-class PromptStatisticsHook(Hook):
+class PromptStatisticsHook(_PromptStageHook):
     """Measure the masks on the first validation batch, before and after the prompt stage, and log both.
 
     Prompts near their start keep the teacher's metric and teach nothing: their masks overlap wholly and are flat.
     The numbers stay in the message hub as `prompt_statistics_before` and `prompt_statistics_after`: see
     `PromptTuner.measure` for what they are. They are saved and restored with the checkpoint. Without validation data
     nothing is measured, and a warning says so.
+
+    Raises:
+        ValueError: before training, the model is no `PromptTuner`.
     """
 
     priority = "LOW"
@@ -74,6 +100,7 @@ class PromptStatisticsHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Measure the start, unless a resumed run has it already."""
+        super().before_train(runner)
         if "prompt_statistics_before" not in runner.message_hub.runtime_info:
             self._measure(runner, "before")
 

@@ -207,7 +207,8 @@ class Distiller(BaseModel):
         self.teacher.prepare(_paths(term.teacher_paths for term in self.terms.values()), self.data_preprocessor)
         for name, term in self.terms.items():
             term.check_network(name, "teacher", self.teacher.model)
-            term.check_teacher(self.teacher)
+            with _named(name):
+                term.check_teacher(self.teacher)
         for path in self.inherit:
             part, source = find_module(self.student, path), find_module(self.teacher.model, path)
             check_inheritable(path, part, source, self.teacher.acceleration.fuse_norm)
@@ -406,7 +407,8 @@ def _named(term: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"terms.{term}: {error}") from None
+        kind = CheckpointError if isinstance(error, CheckpointError) else ValueError
+        raise kind(f"terms.{term}: {error}") from None
 
 
 def _paths(of_terms: Iterable[Iterable[str]]) -> list[str]:

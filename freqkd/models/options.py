@@ -12,6 +12,7 @@ from mmengine.registry import Registry
 from freqkd.registry import MODELS
 from freqkd.utils.checks import did_you_mean, nearest
 from freqkd.utils.errors import worded
+from freqkd.utils.slots import describe
 
 T = TypeVar("T")
 
@@ -92,6 +93,10 @@ def part_class(name: str, config: Any) -> Any:
     if not isinstance(config, Mapping):
         return type(config)
     word = config.get("type")
+    if word is None:
+        raise ValueError(
+            f"{name} must be a dict with a type, got {describe(config)}; name the class: type='freqkd.NAME'"
+        )
     with worded(name), MODELS.switch_scope_and_registry(config.get("_scope_")) as registry:
         kind = registry.get(word) if isinstance(word, str) else word
     if kind is None and isinstance(word, str):

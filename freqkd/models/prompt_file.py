@@ -15,7 +15,7 @@ from freqkd.losses.freekd.prompts import PROMPT_PRESETS, FrequencyPrompt, check_
 from freqkd.losses.freekd.relation import KANGate
 from freqkd.losses.freekd.wavelets import HAAR_NAMES
 from freqkd.models.options import part_class
-from freqkd.utils.checkpoints import CheckpointError, read_checkpoint, write_atomic
+from freqkd.utils.checkpoints import STATE, CheckpointError, read_checkpoint, write_atomic
 from freqkd.utils.checks import WIDEST, check_levels, check_whole
 from freqkd.utils.paths import find_file, where_looked
 
@@ -168,8 +168,11 @@ def read_prompts(path: str) -> PromptFile:
         state, made = {}, {}
     wrong = [name for name, kind in _KINDS.items() if not isinstance(made.get(name), kind)]
     if wrong:
+        is_stage = STATE in checkpoint and any(str(key).startswith("prompts.") for key in state or ())
+        fix = f"; to write it from this checkpoint: freqkd train PROMPT_CONFIG --resume {path}" if is_stage else ""
         raise CheckpointError(
             f"{path} is not a prompt file: it does not say {', '.join(wrong)}; name the prompts.pth that a prompt stage wrote"
+            f"{fix}"
         )
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     file = PromptFile(str(path), tensors, {name: made[name] for name in _KINDS})

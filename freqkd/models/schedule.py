@@ -13,6 +13,8 @@ from mmengine.runner import IterBasedTrainLoop
 
 from freqkd.utils.checks import check_choice, check_flag, check_whole
 
+TASK = "task_schedule"
+
 
 class TermSchedule:
     """A factor on a term's weight over the training.
@@ -122,10 +124,45 @@ def check_progress(model: Any, config: Config) -> None:
             )
 
 
+def check_reach(model: Any, config: Config) -> list[str]:
+    """Check that schedules reach their weights within the training, where both are counted in the same steps.
+
+    Args:
+        model: what is trained; all but a `Distiller` passes.
+        config: the config of the training.
+
+    Returns:
+        Warnings, of a warm-up that does not end and of a task whose losses do not begin.
+
+    Raises:
+        ValueError: a term begins after the end, so that it never acts.
+    """
+    loop, found = config.get("train_cfg") or {}, []
+    for name, schedule in _schedules(model):
+        steps, length = (
+            ("epochs", loop.get("max_epochs")) if schedule.by_epoch else ("iterations", loop.get("max_iters"))
+        )
+        if length is None:
+            continue
+        late = (
+            f"{name}.begin must lie before the end of the training, got {schedule.begin} of {length} {steps}; lower it"
+        )
+        if schedule.begin >= length and name != TASK:
+            raise ValueError(f"{late}, or leave out the term")
+        if schedule.begin >= length:
+            found.append(f"{late}, or train by the terms alone: own_losses=False")
+        elif schedule.begin + schedule.warmup > length:
+            found.append(
+                f"{name}.warmup must end within the training for the full weight, got {schedule.begin} + {schedule.warmup} of "
+                f"{length} {steps}; lower it"
+            )
+    return found
+
+
 def _schedules(model: Any) -> Iterator[tuple[str, TermSchedule]]:
     """Yield the schedules of a distiller, each with its place in the config."""
     if getattr(model, "task_schedule", None) is not None:
-        yield "task_schedule", model.task_schedule
+        yield TASK, model.task_schedule
     for name, term in getattr(model, "terms", {}).items():
         if term.schedule is not None:
             yield f"terms.{name}.schedule", term.schedule

@@ -261,6 +261,8 @@ def _read_prompts(prompts: Any, loss: Any) -> PromptFile | None:
     if not masked:
         return None
     if not prompts:
+        if isinstance(loss, Mapping):  # a wrong option comes first; the prompt file would say these two
+            build_part("loss", {**loss, "channels": 1, "num_levels": 1})
         raise ValueError(
             f"{kind.__name__} needs trained prompts: add prompts='...' to the term (the prompts.pth that the prompt stage "
             "writes), or prompts='untrained' to go without"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqkd.utils.checks import check_at_least, check_flag, check_positive, check_whole
+from freqkd.utils.checks import check_at_least, check_flag, check_positive, check_whole, did_you_mean
 
 _KINDS = {"float": torch.float64, "int": torch.long}
 SAMPLES = 5  # iterations of an interval that are measured to hold a ratio
@@ -261,10 +261,10 @@ def build_weight(weight: float | Mapping[str, Any]) -> FixedWeight | RatioWeight
     """
     words = "weight must be a number or dict(ratio=..., iters=50)"
     if isinstance(weight, Mapping):
-        if not set(weight) <= {*_ONCE, *_HELD} or "ratio" not in weight:
-            raise ValueError(
-                f"{words}, with hold=True, band= and interval= where the ratio is held, got {dict(weight)}"
-            )
+        unknown = [name for name in weight if name not in (*_ONCE, *_HELD)]
+        if unknown or "ratio" not in weight:
+            got = f"{unknown[0]!r}{did_you_mean(str(unknown[0]), [*_ONCE, *_HELD])}" if unknown else f"{dict(weight)}"
+            raise ValueError(f"{words}, with hold=True, band= and interval= where the ratio is held, got {got}")
         options = {name: value for name, value in weight.items() if name != "hold"}
         check_flag("weight.hold", weight.get("hold", False))
         if weight.get("hold"):

@@ -25,8 +25,9 @@ from freqkd.teacher.preprocessing import describe, differ, renormalize
 from freqkd.utils.checkpoints import CheckpointError, classes_of, hash_weights, load_network, read_checkpoint
 from freqkd.utils.checks import check_flag
 from freqkd.utils.compat import read_config
-from freqkd.utils.errors import worded
+from freqkd.utils.errors import in_slot, worded
 from freqkd.utils.randomness import forked_randomness
+from freqkd.utils.slots import check_changes
 
 HEADS = ("decode_head", "auxiliary_head", "bbox_head", "rpn_head", "semantic_head", "panoptic_head")
 _UNHOOKED = ("decode_head", "auxiliary_head")  # whose loss calls `forward`, unless they take samples
@@ -250,8 +251,9 @@ class Teacher:
 
     def make_network(self) -> nn.Module:
         """Build the network, without the weights of the checkpoint."""
-        config = read_config(self.config)
+        config = read_config(self.config, "model.teacher.config")
         if self.cfg_options:
+            check_changes(config, self.cfg_options, "model.teacher.cfg_options")
             config.merge_from_dict(self.cfg_options)
         with forked_randomness(), worded("teacher"):
             network = config.model.get("student") or config.model
@@ -262,7 +264,8 @@ class Teacher:
     def _load(self) -> nn.Module:
         """Build the network and load its weights."""
         model = self.make_network()
-        checkpoint = read_checkpoint(self.checkpoint, self.trust_checkpoint)
+        with in_slot("model.teacher.checkpoint"):
+            checkpoint = read_checkpoint(self.checkpoint, self.trust_checkpoint)
         self.classes = self.classes or classes_of(checkpoint)
         if unused := load_network(model, checkpoint, str(self.checkpoint)):
             print_log(f"teacher: {unused}", logger="current")

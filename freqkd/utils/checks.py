@@ -16,23 +16,37 @@ LONGEST = 10**9  # numbers of steps, images or labels
 WIDEST = 2**16  # channels: memory grows with their square
 
 
-def nearest(name: str, options: Iterable[str], count: int = 3) -> list[str]:
-    """Return the options most like `name`, the most similar first.
+def nearest(name: str, options: Iterable[str], count: int = 3, cutoff: float = 0.4) -> list[str]:
+    """Return the options most like `name`, the most similar first; 1 is the similarity of equal ones.
 
     >>> nearest("nekc", ["neck", "backbone", "bbox_head"])
     ['neck']
     """
-    return difflib.get_close_matches(name, list(options), n=count, cutoff=0.4)
+    return difflib.get_close_matches(name, list(options), n=count, cutoff=cutoff)
 
 
-def did_you_mean(name: str, options: Iterable[str]) -> str:
+def did_you_mean(name: str, options: Iterable[str], cutoff: float = 0.4) -> str:
     """Return the end of a message that names the option most like `name`; nothing where none is like it.
 
     >>> did_you_mean("nekc", ["neck", "backbone"]), did_you_mean("nekc", ["head"])
     ("; did you mean 'neck'?", '')
     """
-    close = nearest(name, options, 1)
+    close = nearest(name, options, 1, cutoff)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def is_slip(name: str, option: str) -> bool:
+    """Whether `name` is `option` with one letter missing, added, another, or changed with its neighbour.
+
+    >>> [is_slip(name, "train_cfg") for name in ("trian_cfg", "tran_cfg", "train_cfgs", "traim_cfg", "test_cfg", "train_cfg")]
+    [True, True, True, True, False, False]
+    """
+    if name == option or abs(len(name) - len(option)) > 1:
+        return False
+    start = next((index for index, (a, b) in enumerate(zip(name, option)) if a != b), min(len(name), len(option)))
+    ours, other = name[start:], option[start:]
+    swapped = ours[:2] == other[:2][::-1] and ours[2:] == other[2:]
+    return swapped or ours[1:] == other[1:] or ours[1:] == other or ours == other[1:]
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ import os
 import traceback
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -21,7 +22,7 @@ from mmengine.utils import get_installed_path, get_object_from_string
 
 import freqkd
 from freqkd.utils.checks import did_you_mean
-from freqkd.utils.errors import worded
+from freqkd.utils.errors import in_slot, worded
 from freqkd.utils.patches import replaced
 from freqkd.utils.paths import CONFIGS, find_file, named_files, place_beside, where_looked
 from freqkd.utils.slots import check_slots
@@ -58,13 +59,22 @@ def _find_own_config(cfg_path: str, filename: str) -> tuple[str, str | None]:
     A `freqkd::` config has no scope: types of mmdet and mmseg are not found from this package's registries.
     """
     if not cfg_path.startswith(_OWN):
-        return _find_config(cfg_path, filename)
+        try:
+            return _find_config(cfg_path, filename)
+        except FileNotFoundError:
+            package, name = _get_package_and_cfg_path(cfg_path)
+            raise _no_config(name, Path(get_installed_path(package), ".mim", "configs")) from None
     name = cfg_path.removeprefix(_OWN)
     path = CONFIGS / name
     if not path.is_file():
-        hint = did_you_mean(name, [str(one.relative_to(CONFIGS)) for one in CONFIGS.rglob("*.py")])
-        raise FileNotFoundError(f"no file {name} in {CONFIGS}{hint}")
+        raise _no_config(name, CONFIGS)
     return str(path), None
+
+
+def _no_config(name: str, folder: Path) -> FileNotFoundError:
+    """Return the error of a config that a folder lacks, with the most similar name; the names are long and much alike."""
+    hint = did_you_mean(name, [str(one.relative_to(folder)) for one in folder.rglob("*.py")], cutoff=0.7)
+    return FileNotFoundError(f"no file {name} in {folder}{hint}")
 
 
 def _split_own_config(cfg_path: str) -> tuple[str, str]:
@@ -80,11 +90,15 @@ def _installed_path(package: str) -> str:
     return str(Path(freqkd.__file__).parent) if package == "freqkd" else str(get_installed_path(package))
 
 
-def read_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Config:
+def read_config(config: str | os.PathLike[str] | Mapping[str, Any], slot: str = "") -> Config:
     """Read a config: `"freqkd::..."`, `"mmdet::..."`, `"mmseg::..."`, a file, or a dict.
 
     Types that stand in it as classes are named, see `name_types`, the modules that a file and its bases import
     (`custom_imports`) are joined, and the files that it names are looked for beside it, see `place_beside`.
+
+    Args:
+        config: the name or the content.
+        slot: what names it, for the message where it does not exist.
 
     Raises:
         ValueError: the config does not exist, cannot be run, or has a value of a wrong type.
@@ -95,20 +109,23 @@ def read_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Config:
     if isinstance(config, Mapping):
         return name_types(Config(dict(config)))
     name = str(config)
-    if "::" in name:
-        try:
-            path, _ = Config._get_cfg_path(name, "")
-        except Exception as error:
-            raise ValueError(f"config {name!r} not found in the installed package ({error}); check its name") from None
-    else:
-        path = find_file(name)
-    if not os.path.isfile(path):
-        raise ValueError(f"config not found: {name}; check the path{where_looked(name)}")
+    with in_slot(slot) if slot else nullcontext():
+        path = _installed_config(name) if "::" in name else find_file(name)
+        if not os.path.isfile(path):
+            raise ValueError(f"config not found: {name}; check the path{where_looked(name)}")
     with worded(f"config {name} cannot be read"):
         read = _run_config(name, path)
         check_slots(read)
     place_beside(named_files(read._cfg_dict), os.path.dirname(path))
     return read
+
+
+def _installed_config(name: str) -> str:
+    """Return the path of a config of an installed package, by its name."""
+    try:
+        return str(Config._get_cfg_path(name, "")[0])
+    except Exception as error:
+        raise ValueError(f"config {name!r} not found in the installed package ({error}); check its name") from None
 
 
 def name_types(config: Config) -> Config:

@@ -197,6 +197,25 @@ def worded(slot: str, *, built: bool = False) -> Iterator[None]:
         raise ValueError(f"{slot}: {one_line(error)}") from error
 
 
+@contextmanager
+def in_slot(slot: str) -> Iterator[None]:
+    """Begin the message of an error that this package has raised with the `slot` of a config, or the argument, it is about.
+
+    >>> from freqkd.utils.checks import check_whole
+    >>> with in_slot("custom_hooks[0]"):
+    ...     check_whole("interval", 0, 1)
+    Traceback (most recent call last):
+    ...
+    ValueError: custom_hooks[0]: interval must be at least 1, got 0
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not is_deliberate(error) or str(error).startswith(f"{slot}: "):
+            raise
+        raise type(error)(f"{slot}: {error}") from None
+
+
 def run_tool(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> int:
     """Run a tool's main and return its exit code.
 

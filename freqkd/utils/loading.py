@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from freqkd.utils.checkpoints import check_content, load_safely, read_checkpoint
+from freqkd.utils.checkpoints import EXTRA_PREFIX, check_content, load_safely, read_checkpoint
 from freqkd.utils.patches import replaced
 
 _LOCAL = ("load_from_local", "load_from_http")
@@ -42,6 +42,17 @@ def keep_checkpoint(name: str, checkpoint: dict[str, Any]) -> None:
     """
     if _active:
         _active[-1].kept[str(name)] = checkpoint
+
+
+def keep_student(name: str, checkpoint: dict[str, Any]) -> None:
+    """Let a student load the checkpoint of its distillation without a warning about what was trained beside it.
+
+    See `keep_checkpoint`; the weights that are not the student's are taken out of `checkpoint`.
+    """
+    state = checkpoint["state_dict"]
+    for key in [key for key in state if key.startswith(EXTRA_PREFIX)]:
+        del state[key]
+    keep_checkpoint(name, checkpoint)
 
 
 def trust_checkpoints(trust: bool) -> None:

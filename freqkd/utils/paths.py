@@ -10,6 +10,7 @@ from typing import Any
 CONFIGS = (Path(__file__).resolve().parents[1] / ".mim" / "configs").resolve()  # in a clone, the folder at its top
 SHIPPED = CONFIGS.parent  # the shipped configs name files from here
 _FOLDERS = ("configs", "data", "studies")  # of shipped files; a run's own output is never looked for there
+_OUTSIDE, _DEFAULT = "FREQKD_DATA", "../shared/data"  # where the shipped configs find data outside the repository
 _namers: dict[str, str] = {}  # folder of the last config that named a file which is not beside it, by its name
 
 
@@ -40,6 +41,21 @@ def where_looked(name: str | os.PathLike[str]) -> str:
         return ""
     folders = [_namers.get(text, os.getcwd()), os.getcwd(), *([str(SHIPPED)] if _is_shipped(text) else [])]
     return f" (looked in {', '.join(dict.fromkeys(folders))})"
+
+
+def where_to_put(path: str) -> str:
+    """Return what to do about data that are not at a path: place them, or say where they are.
+
+    >>> where_to_put("data/coco/train2017")
+    'put the data there (data/README.md says how)'
+    >>> where_to_put(os.path.join(os.environ.get(_OUTSIDE, _DEFAULT), "aquarium/images"))
+    'put the data there (data/README.md says how), or set FREQKD_DATA to the folder that has aquarium/'
+    """
+    advice = "put the data there (data/README.md says how)"
+    outside = os.path.join(os.environ.get(_OUTSIDE) or _DEFAULT, "")
+    if not path.startswith(outside) or path == outside:
+        return advice
+    return f"{advice}, or set {_OUTSIDE} to the folder that has {path.removeprefix(outside).split('/')[0]}/"
 
 
 def place_beside(named: Iterable[tuple[Any, str]], folder: str) -> None:
@@ -90,16 +106,26 @@ def initial_weights(part: Any) -> Iterator[tuple[Any, str]]:
     >>> [key for _, key in initial_weights([dict(init_cfg=dict(type="Pretrained", checkpoint="net.pth"))])]
     ['checkpoint']
     """
+    return ((holder, key) for holder, key, _ in initial_weights_by_slot(part))
+
+
+def initial_weights_by_slot(part: Any, slot: str = "model") -> Iterator[tuple[Any, str, str]]:
+    """Yield the dicts and keys of `initial_weights`, each with its slot.
+
+    >>> model = dict(backbone=dict(init_cfg=dict(type="Pretrained", checkpoint="net.pth")))
+    >>> [slot for _, _, slot in initial_weights_by_slot(model)]
+    ['model.backbone.init_cfg.checkpoint']
+    """
     if isinstance(part, Mapping):
         for key in ("checkpoint",) * (part.get("type") == "Pretrained") + ("pretrained",):
             if isinstance(part.get(key), str):
-                yield part, key
+                yield part, key, f"{slot}.{key}"
         for key, value in part.items():
             if key != "teacher":
-                yield from initial_weights(value)
+                yield from initial_weights_by_slot(value, f"{slot}.{key}")
     elif isinstance(part, (list, tuple)):
-        for item in part:
-            yield from initial_weights(item)
+        for index, item in enumerate(part):
+            yield from initial_weights_by_slot(item, f"{slot}[{index}]")
 
 
 def _is_relative(name: str) -> bool:

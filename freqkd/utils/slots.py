@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from mmengine.registry import MODELS
+from mmengine.runner import FlexibleRunner, Runner
+
+from freqkd.utils.checks import did_you_mean, is_slip
 
 PLAIN = (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, Mapping)
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -17,6 +22,18 @@ _DICTS = (
 _LISTS = ("custom_hooks", "tta_pipeline", "vis_backends")
 _TEXTS = ("default_scope", "work_dir", "load_from", "experiment_name", "launcher")
 _DICTS_OR_LISTS = ("param_scheduler", "val_evaluator", "test_evaluator")
+
+# What MMEngine's Runners read at the top of a config, beside their arguments.
+_READ = (
+    *("custom_imports", "model_wrapper_cfg", "runner_type", "sync_bn", "find_unused_parameters", "compile"),
+    *(
+        "activation_checkpointing",
+        "efficient_conv_bn_eval",
+        "tta_model",
+        "tta_pipeline",
+        "init_weights_for_test_or_val",
+    ),
+)
 
 
 def describe(value: Any) -> str:
@@ -52,6 +69,63 @@ def check_typed(slot: str, value: Any, example: str) -> None:
     kind = value.get("type") if isinstance(value, Mapping) else None
     if not isinstance(kind, str) and not callable(kind):
         raise refuse(slot, f"a dict with a type, e.g. {example}", value)
+
+
+@lru_cache
+def known_names() -> frozenset[str]:
+    """Return the names that MMEngine's Runners read at the top of a config."""
+    arguments = {*inspect.signature(Runner).parameters, *inspect.signature(FlexibleRunner).parameters} - {"cfg"}
+    return frozenset({*arguments, *_READ})
+
+
+def check_names(config: Mapping[str, Any]) -> None:
+    """Check that no name at the top of a config is a slip of one that MMEngine's Runner reads; it would change nothing.
+
+    Raises:
+        ValueError: one is: one letter is missing, added, another, or changed with its neighbour. Names of one's own pass: those
+            with digits, those that begin with another letter, those that differ by more, and imported modules; and what is like
+            `model`, which is short, and a name like others.
+
+    >>> check_names(dict(model=dict(), train_pipeline=[], data_root="data/", eval_cfg=None))
+    >>> check_names(dict(trian_cfg=dict(max_epochs=2)))
+    Traceback (most recent call last):
+    ...
+    ValueError: the config has trian_cfg, which nothing reads; did you mean 'train_cfg'? else name it otherwise
+    """
+    for name, value in config.items():
+        if name in known_names() or not name.replace("_", "").isalpha() or _is_object(value):
+            continue
+        others = known_names() - {"model"}
+        meant = [known for known in sorted(others) if known[0] == name[0] and is_slip(name, known)]
+        if meant:
+            raise ValueError(
+                f"the config has {name}, which nothing reads; did you mean {meant[0]!r}? else name it otherwise"
+            )
+
+
+def check_changes(config: Mapping[str, Any], changes: Mapping[str, Any], slot: str = "--cfg-options") -> None:
+    """Check that changes are of what a config has, or MMEngine's Runner reads.
+
+    Args:
+        config: before the changes.
+        changes: values by dotted keys.
+        slot: what names them, for the message.
+
+    Raises:
+        ValueError: one names something else at the top.
+
+    >>> check_changes(dict(train_cfg=dict()), {"train_cfg.max_epochs": 2, "randomness.seed": 1})
+    >>> check_changes(dict(train_cfg=dict()), {"trian_cfg.max_epochs": 2})
+    Traceback (most recent call last):
+    ...
+    ValueError: --cfg-options: the config has no trian_cfg; did you mean 'train_cfg'?
+    """
+    known = {*config, *known_names()}
+    for change in changes:
+        name = change.split(".")[0]
+        if name not in known:
+            hint = did_you_mean(name, sorted(known)) or "; name what it has, or add it to the config"
+            raise ValueError(f"{slot}: the config has no {name}{hint}")
 
 
 def check_slots(config: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from freqkd.losses.freekd.loss import PRESETS
 from freqkd.losses.freekd.prompts import FrequencyPrompt
 from freqkd.models.distiller import Distiller
 from freqkd.models.prompt_tuner import PromptTuner
@@ -29,9 +30,11 @@ def prompted_terms(model: nn.Module) -> dict[str, tuple[list[FrequencyPrompt], s
             if term.needs_prompts:
                 found[name] = (term.loss.prompts, term.teacher_tap, term.teacher_levels)
     if not found:
+        without = " and ".join(repr(name) for name, preset in PRESETS.items() if preset.get("combine") == "none")
+        terms = f" with the terms {', '.join(model.terms)}" if isinstance(model, Distiller) else ""
         raise ValueError(
-            "the model must have frequency prompts: a PromptTuner, or a Distiller with a FreeKD term, got "
-            f"{type(model).__name__}"
+            "the model must have frequency prompts: a PromptTuner, or a Distiller with a FreeKD term that has prompts (the "
+            f"presets {without} have none), got {type(model).__name__}{terms}"
         )
     return {name: (list(prompts), path, levels) for name, (prompts, path, levels) in found.items()}
 

@@ -79,4 +79,6 @@ def test_the_scripts_are_the_commands(script, monkeypatch, capsys):
 
 def test_a_wrong_input_ends_in_a_line_and_exit_code_1(capsys):
     assert main(["export", "nowhere.py", "nowhere.pth", "--out-dir", "out"]) == 1
-    assert capsys.readouterr().err.startswith("error: config not found: nowhere.py; check the path (looked in ")
+    assert capsys.readouterr().err.startswith(
+        "error: argument config: config not found: nowhere.py; check the path (looked in "
+    )

@@ -4,6 +4,7 @@ import pytest
 from mmengine.config import ConfigDict
 
 from freqkd.apis.preflight.condensation import check_condensation
+from freqkd.apis.preflight.hooks import check_hooks
 from freqkd.hooks.condensation import CondensationHook
 
 SAMPLER, HOOK = dict(type="freqkd.CondensedSampler"), dict(type="freqkd.CondensationHook", tap="bbox_head.retina_cls")
@@ -15,7 +16,7 @@ SAMPLER, HOOK = dict(type="freqkd.CondensedSampler"), dict(type="freqkd.Condensa
         (SAMPLER, None, "custom_hooks must have a freqkd.CondensationHook"),
         (dict(type="DefaultSampler"), HOOK, "train_dataloader.sampler must be a freqkd.CondensedSampler"),
         (dict(SAMPLER, keep=2), HOOK, "keep must be at most 1, got 2"),
-        (SAMPLER, dict(HOOK, summary=2), "summary must be at most 1, got 2"),
+        (SAMPLER, dict(HOOK, summary=2), r"custom_hooks\[0\]: summary must be at most 1, got 2"),
         (SAMPLER, dict(HOOK, tap="bbox_head.retina_clss"), "no module 'bbox_head.retina_clss'"),
         (SAMPLER, HOOK, ""),
         (dict(type="DefaultSampler"), None, ""),
@@ -24,11 +25,16 @@ SAMPLER, HOOK = dict(type="freqkd.CondensedSampler"), dict(type="freqkd.Condensa
 def test_the_config_is_checked_before_the_run(sampler, hook, words, small):
     network = small.build(small.config("detection", 4), "detection")
     config = ConfigDict(train_dataloader=dict(sampler=sampler), custom_hooks=[hook] if hook else [])
+
+    def check():
+        check_condensation(config)
+        check_hooks(network, config)
+
     if not words:
-        check_condensation(network, config)
+        check()
         return
     with pytest.raises(ValueError, match=words):
-        check_condensation(network, config)
+        check()
 
 
 def test_a_tap_that_is_no_predictor_is_refused(small):

@@ -1,11 +1,13 @@
 """When a term counts."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
+from mmengine.config import Config
 from mmengine.logging import MessageHub
 
-from freqkd.models.schedule import TermSchedule
+from freqkd.models.schedule import TermSchedule, check_reach
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,36 @@ def test_outside_a_training_the_term_counts(fresh):
 def test_nonsense_is_refused(options, words):
     with pytest.raises(ValueError, match=words):
         TermSchedule(**options)
+
+
+def reach(loop, term=None, task=None):
+    """The warnings about a distiller with these schedules in a training of this loop."""
+    made = SimpleNamespace(schedule=None if term is None else TermSchedule(**term))
+    task_schedule = None if task is None else TermSchedule(**task)
+    return check_reach(
+        SimpleNamespace(terms=dict(loss_a=made), task_schedule=task_schedule), Config(dict(train_cfg=loop))
+    )
+
+
+def test_a_term_must_begin_in_the_training():
+    for loop, options in (
+        (dict(max_epochs=5), dict(begin=5)),
+        (dict(max_iters=100), dict(begin=100, by_epoch=False)),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^terms\.loss_a\.schedule\.begin must lie before the end .* leave out the term$"
+        ):
+            reach(loop, options)
+        assert reach(loop, dict(options, begin=options["begin"] - 1)) == []
+    assert reach(dict(max_epochs=5), dict(begin=100, by_epoch=False)) == []  # how long an epoch is, is not known
+
+
+def test_what_does_not_reach_its_weight_is_a_warning():
+    assert reach(dict(max_epochs=5), dict(begin=1, warmup=4)) == []
+    (warning,) = reach(dict(max_epochs=5), dict(begin=1, warmup=5))
+    assert warning == (
+        "terms.loss_a.schedule.warmup must end within the training for the full weight, got 1 + 5 of 5 epochs; lower it"
+    )
+    (warning,) = reach(dict(max_iters=10), task=dict(begin=20, by_epoch=False))
+    assert warning.startswith("task_schedule.begin must lie before the end of the training, got 20 of 10 iterations")
+    assert reach(dict(max_epochs=5)) == []

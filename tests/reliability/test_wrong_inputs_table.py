@@ -354,7 +354,7 @@ SLOTS = [
 ]
 
 TERMS = [
-    row("distill", "terms a list", "terms must be a dict", more="model = dict(terms=[1])"),
+    row("distill", "terms a list", "terms must be a dict", more="model = dict(terms=[1])", quick=True),
     row("distill", "terms empty", "terms must hold at least one", more="model = dict(terms=dict(_delete_=True))"),
     row("distill", "teacher a text", "teacher", "'big'", more="model = dict(teacher='big')", quick=True),
     row(

@@ -190,8 +190,11 @@ def test_an_editable_install_is_found_where_mmengine_looks_in_site_packages(monk
 
 
 def test_a_wrong_name_of_a_shipped_config_names_the_nearest():
-    with pytest.raises(ValueError, match=rf"no file freekd/freekd.py in {ROOT}/configs; did you mean 'freekd/"):
-        read_config("freqkd::freekd/freekd.py")
+    near = f"freqkd::{SAMPLE}".replace("blood-cells.py", "blood-cell.py")
+    with pytest.raises(ValueError, match=rf"no file .*blood-cell.py in {ROOT}/configs; did you mean '{SAMPLE}'"):
+        read_config(near)
+    with pytest.raises(ValueError, match=rf"no file freekd/nofile.py in {ROOT}/configs\); check its name$"):
+        read_config("freqkd::freekd/nofile.py")  # nothing is like it
 
 
 def test_types_of_a_shipped_base_are_those_of_its_networks(folders):

@@ -30,7 +30,7 @@ def test_one_level_can_be_chosen(tool, trained, tmp_path):
     ("kind", "arguments", "words"),
     [
         ("prompts_config", (), "--prompts is needed with the config of a prompt stage"),
-        ("prompts_config", ("--prompts", "nowhere.pth"), "prompt checkpoint not found: nowhere.pth"),
+        ("prompts_config", ("--prompts", "nowhere.pth"), "--prompts: prompt checkpoint not found: nowhere.pth"),
         ("config", ("--num", 0), "--num must be at least 1, got 0"),
         (
             "config",
@@ -71,3 +71,18 @@ def test_a_plain_network_has_no_prompts(tool, tiny_config, tmp_path, capsys):
     assert tool("visualize_masks", config, "--out-dir", tmp_path / "out") == 1
     assert "error: the model must have frequency prompts" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_distillation_without_prompts_has_none_to_draw(tool, tiny_config, tmp_path, capsys):
+    loss = "loss=dict(_delete_=True, type='freqkd.FreeKDLoss', preset='details')"
+    more = f"model = dict(terms=dict(loss_freekd=dict(prompts=None, {loss})))"
+    config = tiny_config(tmp_path / "details.py", "detection", "distill", more)
+    assert tool("visualize_masks", config, "--out-dir", tmp_path / "out") == 1
+    words = "has prompts (the presets 'details' and 'whitened' have none), got Distiller with the terms loss_freekd"
+    assert words in capsys.readouterr().err
+
+
+def test_terms_that_are_no_dict_are_said(tool, tiny_config, tmp_path, capsys):
+    config = tiny_config(tmp_path / "list.py", "detection", "distill", "model = dict(terms=[1])")
+    assert tool("visualize_masks", config, "--prompts", "prompts.pth", "--out-dir", tmp_path / "out") == 1
+    assert "terms must be a dict of terms by name" in capsys.readouterr().err

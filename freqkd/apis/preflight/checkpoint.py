@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.runner import CheckpointLoader
+from mmengine.utils import is_installed
 
 from freqkd.backbones.efficientnet_lite import EfficientNetLite, find_weights
 from freqkd.utils.checkpoints import CheckpointError, read_checkpoint
+from freqkd.utils.errors import in_slot
 from freqkd.utils.loading import guarded_loading, keep_checkpoint
-from freqkd.utils.paths import initial_weights
+from freqkd.utils.paths import initial_weights_by_slot
+from freqkd.utils.slots import refuse
+
+_OF_TORCHVISION = ("torchvision://", "modelzoo://")  # addresses that MMEngine looks up in that package
 
 
 def check_checkpoint(config: Config, trust: bool = False) -> dict[str, Any] | None:
@@ -32,6 +38,7 @@ def check_checkpoint(config: Config, trust: bool = False) -> dict[str, Any] | No
             and is not of a training; or no checkpoint of the work dir is whole.
     """
     path = config.get("load_from")
+    slot = "--resume" if config.get("resume") else "load_from"
     if config.get("resume") and not path:
         found = find_resumable(config, trust)
         if found is None:
@@ -41,10 +48,11 @@ def check_checkpoint(config: Config, trust: bool = False) -> dict[str, Any] | No
     elif not path:
         return None
     elif "://" in str(path) and not str(path).startswith(("http://", "https://")):
-        with guarded_loading(trust):
+        with in_slot(slot), guarded_loading(trust):
             checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location="cpu")
     else:
-        checkpoint = read_checkpoint(path, trust)
+        with in_slot(slot):
+            checkpoint = read_checkpoint(path, trust)
     if config.get("resume") and not _is_training(checkpoint):
         raise CheckpointError(
             f"cannot resume: {path} holds weights, but not the state of a training; name a checkpoint of one, or start "
@@ -58,13 +66,86 @@ def check_initial_weights(config: Config, trust: bool = False) -> None:
     """Read the initial weights of a network (`init_cfg=dict(type='Pretrained')`, `pretrained=`) and keep them for MMEngine.
 
     Raises:
-        CheckpointError: one is missing, damaged, or needs arbitrary unpickling and `trust` is False.
+        ValueError: an `init_cfg` is no dict.
+        CheckpointError: one is missing, damaged, needs arbitrary unpickling and `trust` is False, or needs a package that is
+            not installed.
     """
+    for slot, part in _parts(config.get("model"), "model"):
+        for start in _starts(part):
+            if not isinstance(start, Mapping):
+                raise refuse(f"{slot}.init_cfg", "a dict, a list of dicts or None", start)
+    named = {part[key]: slot for part, key, slot in initial_weights_by_slot(config.get("model"))}
     with guarded_loading(trust):
-        for name in sorted({part[key] for part, key in initial_weights(config.get("model"))}):
-            keep_checkpoint(name, CheckpointLoader.load_checkpoint(name, map_location="cpu"))
+        for name, slot in sorted(named.items()):
+            if name.startswith(_OF_TORCHVISION) and not is_installed("torchvision"):
+                owner = slot.removesuffix(".checkpoint").rpartition(".")[0]
+                raise CheckpointError(
+                    f"{slot}: {name} needs the package torchvision, which is not installed; install its version for torch "
+                    f"{torch.__version__} (pip install torchvision), or start from random weights: {owner}.init_cfg=None, "
+                    f"with {owner}.frozen_stages=-1 and {owner}.norm_eval=False where the network has these"
+                )
+            with in_slot(slot):
+                keep_checkpoint(name, CheckpointLoader.load_checkpoint(name, map_location="cpu"))
     for arch in sorted(_from_packages(config.get("model"))):
         find_weights(arch)
+
+
+def warn_of_frozen_parts(config: Config) -> None:
+    """Warn of stages that are frozen at random weights, because nothing names weights for them."""
+    if config.get("load_from") or get_rank() > 0:
+        return
+    for slot in _frozen_at_random(config.get("model"), "model"):
+        print(
+            f"warning: {slot}.frozen_stages freezes stages at random weights, because no initial weights are named; set it to "
+            f"-1, or name weights, e.g. {slot}.init_cfg=dict(type='Pretrained', checkpoint='...')",
+            file=sys.stderr,
+        )
+
+
+def _parts(part: Any, slot: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield a part of a model's config and all in it, the teacher aside, each with its slot."""
+    if isinstance(part, Mapping):
+        yield slot, part
+        for key, value in part.items():
+            if key != "teacher":
+                yield from _parts(value, f"{slot}.{key}")
+    elif isinstance(part, (list, tuple)):
+        for index, item in enumerate(part):
+            yield from _parts(item, f"{slot}[{index}]")
+
+
+def _starts(part: Mapping[str, Any]) -> list[Any]:
+    """Return the entries of a part's `init_cfg`."""
+    given = part.get("init_cfg")
+    return list(given) if isinstance(given, (list, tuple)) else [given] if given else []
+
+
+def _frozen_at_random(part: Any, slot: str, inherited: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the slots of parts with frozen stages for which neither they nor what they are in name initial weights.
+
+    Args:
+        part: a part of a model's config.
+        slot: its place.
+        inherited: the slots that start from the teacher's weights.
+
+    >>> list(_frozen_at_random(dict(backbone=dict(frozen_stages=1), neck=dict(frozen_stages=-1)), "model"))
+    ['model.backbone']
+    >>> list(_frozen_at_random(dict(pretrained="net.pth", backbone=dict(frozen_stages=1)), "model"))
+    []
+    """
+    if not isinstance(part, Mapping):
+        return
+    named = any(isinstance(start, Mapping) and "checkpoint" in start for start in _starts(part))
+    if named or part.get("pretrained") or slot in inherited:
+        return
+    frozen = part.get("frozen_stages")
+    if isinstance(frozen, int) and frozen >= 0:
+        yield slot
+    if slot == "model":
+        inherited = [f"model.student.{path}" for path in part.get("inherit") or ()]
+    for key, value in part.items():
+        if not str(key).startswith("teacher"):  # which have checkpoints
+            yield from _frozen_at_random(value, f"{slot}.{key}", inherited)
 
 
 def _from_packages(part: Any) -> set[str]:

@@ -24,7 +24,7 @@ from freqkd.models.teacher_stage import TeacherStage
 from freqkd.models.term import DistillTerm
 from freqkd.utils.checkpoints import classes_of, read_checkpoint
 from freqkd.utils.compat import read_config
-from freqkd.utils.errors import worded
+from freqkd.utils.errors import in_slot, worded
 from freqkd.utils.slots import describe
 
 HEADS = ("bbox_head", "mask_head", "roi_head", "decode_head", "auxiliary_head", "panoptic_head")
@@ -41,7 +41,7 @@ def heads_of(config: Config) -> dict[str, Mapping[str, Any]]:
     if isinstance(model, Mapping) and isinstance(model.get("student"), Mapping):
         model = model["student"]
     elif isinstance(model, Mapping) and isinstance(model.get("teacher"), Mapping) and "config" in model["teacher"]:
-        teacher = copy.deepcopy(read_config(model["teacher"]["config"]))
+        teacher = copy.deepcopy(read_config(model["teacher"]["config"], "model.teacher.config"))
         teacher.merge_from_dict(dict(model["teacher"].get("cfg_options") or {}))
         model = teacher.model.get("student") or teacher.model
     found: dict[str, Mapping[str, Any]] = {}
@@ -289,8 +289,9 @@ def resolve_shared_classes(config: Config, trust: bool = False) -> None:
         CheckpointError: the teacher's checkpoint cannot be read.
     """
     model = config.get("model") or {}
-    terms = model.get("terms") or {} if isinstance(model, Mapping) else {}
-    given: dict[str, Any] = {name: term.get("adapter") for name, term in terms.items() if isinstance(term, Mapping)}
+    terms = model.get("terms") if isinstance(model, Mapping) else None
+    named = terms.items() if isinstance(terms, Mapping) else ()  # the Distiller refuses others
+    given: dict[str, Any] = {name: term.get("adapter") for name, term in named if isinstance(term, Mapping)}
     adapters: dict[str, Any] = {
         name: one for name, one in given.items() if isinstance(one, Mapping) and one.get("classes") == SHARED
     }
@@ -301,7 +302,8 @@ def resolve_shared_classes(config: Config, trust: bool = False) -> None:
     known = tuple(teacher.get("classes") or ())
     if not known and teacher.get("checkpoint"):
         trusted = trust or bool(teacher.get("trust_checkpoint"))
-        known = tuple(classes_of(read_checkpoint(str(teacher["checkpoint"]), trusted)) or ())
+        with in_slot("model.teacher.checkpoint"):
+            known = tuple(classes_of(read_checkpoint(str(teacher["checkpoint"]), trusted)) or ())
     data = list(data_classes(config))
     for what, names in (("the teacher's checkpoint", known), ("the training data", data)):
         if not names:

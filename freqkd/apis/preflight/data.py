@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import json
 import math
 import mmap
@@ -35,6 +37,7 @@ from freqkd.apis.preflight.datasets import (
 from freqkd.datasets.image_folder import SUFFIXES
 from freqkd.teacher.teacher import rehearsal
 from freqkd.utils.errors import worded
+from freqkd.utils.paths import where_to_put
 from freqkd.utils.slots import describe, refuse
 
 MOST_IMAGES, MOST_MAPS, MOST_RUN = 5_000, 64, 4  # whose files are checked, that are read, that run through the pipeline
@@ -81,7 +84,8 @@ def check_data(
         where = f"{split}_dataloader"
         with DefaultScope.overwrite_default_scope(config.get("default_scope")):
             for dataset, is_wrapped in leaf_datasets(loader.get("dataset")):
-                with worded(f"{where}.dataset"):
+                # pycocotools tells of every file that it reads, and the run reads them again.
+                with worded(f"{where}.dataset"), contextlib.redirect_stdout(io.StringIO()):
                     packed = _check_dataset(dataset, where, config, trust)
                 for sample in [] if is_wrapped else packed:
                     _check_packed(sample, where)
@@ -168,7 +172,7 @@ def _empty(images: Any, dataset: Mapping[str, Any], where: str) -> DataError:
 
 def _check_folders(dataset: Mapping[str, Any], where: str) -> None:
     root, prefixes = root_of(dataset), prefixes_of(dataset)
-    hint = f"put the data there (see data/README.md), or change {where}.dataset.data_root"
+    change = f"or change {where}.dataset.data_root"
     folders = [os.path.join(root, value) for value in prefixes.values()]
     places = [dataset.get("ann_file") or "/", *((dataset.get("data_prefix") or {}).values() or [""])]
     # A root that nothing is joined to, e.g. an inherited one, is not read.
@@ -178,10 +182,10 @@ def _check_folders(dataset: Mapping[str, Any], where: str) -> None:
         if not folder:
             continue
         if not os.path.isdir(folder):
-            raise DataError(f"{where}: data folder not found: {folder}; {hint}")
+            raise DataError(f"{where}: data folder not found: {folder}; {where_to_put(folder)}, {change}")
         with os.scandir(folder) as entries:
             if next(entries, None) is None:
-                raise DataError(f"{where}: data folder is empty: {folder}; {hint}")
+                raise DataError(f"{where}: data folder is empty: {folder}; {where_to_put(folder)}, {change}")
 
 
 def _fault_of(path: str) -> str:
@@ -209,8 +213,7 @@ def _check_annotations(path: str, kind: Any, dataset: Mapping[str, Any], where: 
     fault = _fault_of(path)
     if fault == "not found":
         raise DataError(
-            f"{where}: annotation file not found: {path}; put the data there (see data/README.md), or change "
-            f"{where}.dataset.ann_file"
+            f"{where}: annotation file not found: {path}; {where_to_put(path)}, or change {where}.dataset.ann_file"
         )
     if fault:
         raise DataError(f"{where}: annotation file is {fault}: {path}; it must name at least one image")

@@ -17,10 +17,11 @@ from freqkd.apis.preflight.cache import check_manifest
 from freqkd.apis.preflight.classes import check_classes
 from freqkd.apis.preflight.condensation import check_condensation
 from freqkd.apis.preflight.first_step import try_steps
+from freqkd.apis.preflight.hooks import check_hooks
 from freqkd.apis.preflight.runner import check_optimization
 from freqkd.models.options import build_part
 from freqkd.models.rehearsal import RehearsalError
-from freqkd.models.schedule import check_progress
+from freqkd.models.schedule import check_progress, check_reach
 from freqkd.utils.checkpoints import CheckpointError, check_resumable, check_start
 from freqkd.utils.errors import worded
 from freqkd.utils.randomness import forked_randomness
@@ -52,9 +53,13 @@ def check_model(
         model = build_part("model", config.model)
         optimizers = check_optimization(config, model)
         check_progress(model, config)
+        late = check_reach(model, config)
+        for warning in late if get_rank() == 0 else ():
+            print(f"warning: {warning}", file=sys.stderr)
         with worded("model"):
             check_classes(model, config)
-        check_condensation(model, config)
+        check_condensation(config)
+        check_hooks(model, config)
         shapes, failure = _rehearse(model, samples or {}) if rehearsal else ({}, "")
         check_manifest(model, config)
         if checkpoint is not None:

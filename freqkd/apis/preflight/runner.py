@@ -37,10 +37,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from freqkd.apis.preflight.datasets import LARGE, is_local
+from freqkd.apis.preflight.hooks import hooks_of
 from freqkd.models.options import check_options, unknown_type
 from freqkd.utils.checks import check_at_least, check_choice
 from freqkd.utils.errors import worded
-from freqkd.utils.slots import check_slots, check_typed, refuse
+from freqkd.utils.slots import check_names, check_slots, check_typed, refuse
 
 _GIVEN = {  # options that the Runner adds to those of a slot
     "backend of a visualizer": ("save_dir",),
@@ -69,6 +70,7 @@ def check_parts(config: Config, purpose: str) -> None:
         ValueError: the message names the slot.
     """
     check_slots(config)
+    check_names(config)
     if "model" not in config:
         raise ValueError("the config must have a model, got none; is it a fragment, such as those in _base_?")
     for name, triple in _TRIPLES.items():
@@ -172,9 +174,7 @@ def _check_numbers(slot: str, kind: Any, entry: Mapping[str, Any]) -> None:
 
 
 def _check_runtime(config: Config) -> None:
-    hooks = {f"default_hooks.{name}": hook for name, hook in (config.get("default_hooks") or {}).items()}
-    hooks.update({f"custom_hooks[{index}]": hook for index, hook in enumerate(config.get("custom_hooks") or [])})
-    for slot, hook in hooks.items():
+    for slot, hook in hooks_of(config):
         check_entry(slot, HOOKS, hook, "hook")
         if isinstance(hook, Mapping) and "priority" in hook:
             with worded(f"{slot}.priority"):
