@@ -20,6 +20,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from freqkd.utils.checks import check_at_least, check_whole
 from freqkd.utils.errors import worded
 from freqkd.utils.files import write_whole
+from freqkd.utils.paths import where_to_put
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def training_images(config: Config) -> tuple[list[str], Any]:
     options = innermost(config.train_dataloader.dataset)
     if options.get("indices") is not None:
         raise ValueError(f"train_dataloader.dataset must have no indices, to be parted, got {options['indices']!r}")
+    if (root := options.get("data_root")) and not os.path.isdir(root):
+        raise ValueError(f"train_dataloader.dataset: data folder not found: {root}; {where_to_put(root)}")
     scope = DefaultScope.overwrite_default_scope(config.get("default_scope"))
     with worded("train_dataloader.dataset"), scope, contextlib.redirect_stdout(io.StringIO()):
         dataset = DATASETS.build(copy.deepcopy(options))
