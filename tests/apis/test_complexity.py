@@ -76,7 +76,7 @@ def test_a_teacher_of_a_function_is_counted_at_its_own_size(distillation):
 def test_a_teacher_that_is_not_here_does_not_stop_the_table(distillation):
     config = distillation("detection", config="nowhere.py")
     measured = compare(config, build_student(config), SIZE)
-    assert measured[0].fault.startswith("it cannot be built here: config not found: nowhere.py")
+    assert measured[0].fault.startswith("it cannot be built here: model.teacher.config: config not found: nowhere.py")
     assert measured[1].multiply_adds > 0
     lines = format_table(measured, SIZE).splitlines()
     assert lines[1].split() == ["teacher", "-", "-", "-"]
