@@ -407,7 +407,8 @@ class Plan:
         machine, and its first steps, only ever take longer.
         """
         known = self.about()["calibration"]
-        count = {name: len(known.get("measured", {}).get(name, "??")) for name in known["seconds_per_step"]}
+        times = known.get("measured", {})  # missing in older results, whose seconds hold as they are
+        count = {name: len(times[name]) if name in times else 2 for name in known["seconds_per_step"]}
         first = [name for name in self.timed if count.get(name, 0) < 1]
         return first + [name for name in self.timed[::-1] if count.get(name, 1) < 2 and self.study.budget.is_time]
 

@@ -116,16 +116,26 @@ def initial_weights_by_slot(part: Any, slot: str = "model") -> Iterator[tuple[An
     >>> [slot for _, _, slot in initial_weights_by_slot(model)]
     ['model.backbone.init_cfg.checkpoint']
     """
+    for place, found in parts_of(part, slot):
+        for key in ("checkpoint",) * (found.get("type") == "Pretrained") + ("pretrained",):
+            if isinstance(found.get(key), str):
+                yield found, key, f"{place}.{key}"
+
+
+def parts_of(part: Any, slot: str = "model") -> Iterator[tuple[str, Any]]:
+    """Yield the dicts of a part of a config, its own first and those of the teacher left out, each with its slot.
+
+    >>> list(parts_of(dict(necks=[dict(type="FPN")], teacher=dict(type="Net"))))[1:]
+    [('model.necks[0]', {'type': 'FPN'})]
+    """
     if isinstance(part, Mapping):
-        for key in ("checkpoint",) * (part.get("type") == "Pretrained") + ("pretrained",):
-            if isinstance(part.get(key), str):
-                yield part, key, f"{slot}.{key}"
+        yield slot, part
         for key, value in part.items():
             if key != "teacher":
-                yield from initial_weights_by_slot(value, f"{slot}.{key}")
+                yield from parts_of(value, f"{slot}.{key}")
     elif isinstance(part, (list, tuple)):
         for index, item in enumerate(part):
-            yield from initial_weights_by_slot(item, f"{slot}[{index}]")
+            yield from parts_of(item, f"{slot}[{index}]")
 
 
 def _is_relative(name: str) -> bool:

@@ -19,7 +19,7 @@ from freqkd.backbones.efficientnet_lite import EfficientNetLite, find_weights
 from freqkd.utils.checkpoints import CheckpointError, read_checkpoint
 from freqkd.utils.errors import in_slot
 from freqkd.utils.loading import guarded_loading, keep_checkpoint
-from freqkd.utils.paths import initial_weights_by_slot
+from freqkd.utils.paths import initial_weights_by_slot, parts_of
 from freqkd.utils.slots import refuse
 
 _OF_TORCHVISION = ("torchvision://", "modelzoo://")  # addresses that MMEngine looks up in that package
@@ -70,7 +70,7 @@ def check_initial_weights(config: Config, trust: bool = False) -> None:
         CheckpointError: one is missing, damaged, needs arbitrary unpickling and `trust` is False, or needs a package that is
             not installed.
     """
-    for slot, part in _parts(config.get("model"), "model"):
+    for slot, part in parts_of(config.get("model"), "model"):
         for start in _starts(part):
             if not isinstance(start, Mapping):
                 raise refuse(f"{slot}.init_cfg", "a dict, a list of dicts or None", start)
@@ -100,18 +100,6 @@ def warn_of_frozen_parts(config: Config) -> None:
             f"-1, or name weights, e.g. {slot}.init_cfg=dict(type='Pretrained', checkpoint='...')",
             file=sys.stderr,
         )
-
-
-def _parts(part: Any, slot: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield a part of a model's config and all in it, the teacher aside, each with its slot."""
-    if isinstance(part, Mapping):
-        yield slot, part
-        for key, value in part.items():
-            if key != "teacher":
-                yield from _parts(value, f"{slot}.{key}")
-    elif isinstance(part, (list, tuple)):
-        for index, item in enumerate(part):
-            yield from _parts(item, f"{slot}[{index}]")
 
 
 def _starts(part: Mapping[str, Any]) -> list[Any]:
