@@ -1,8 +1,9 @@
-"""Blood cells, detection: the same seconds and the same choice of learning rates for every method and the student alone."""
+"""Blood cells, detection: the same seconds and learning rates for methods and the student alone."""
 
 _base_ = ["./blood_cells.py"]
 name = "blood-cells-same-time"
 budget = "80s"
+seeds, pilot = 10, 3
 search = dict(
     methods=[dict(ratio=8.0), dict(ratio=8.0, lr=2.0), dict(ratio=8.0, lr=4.0)],
     student=[dict(lr=1.0), dict(lr=2.0), dict(lr=4.0)],

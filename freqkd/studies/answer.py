@@ -97,14 +97,15 @@ def summarise(study: Record, runs: Sequence[Record]) -> Record:
         for run in sorted(runs, key=lambda run: (run["method"] != st.STUDENT, run["method"], run["seed"])):
             if length_of(run["budget"]) == length:
                 methods.setdefault(run["method"], {})[run["seed"]] = run
-        answer["lengths"].append({"length": length, **_summarise_length(study, methods)})
+        pilot = {"pilot": study["pilot"][length]} if length in study.get("pilot", {}) else {}
+        answer["lengths"].append({"length": length, **pilot, **_summarise_length(study, methods)})
     return answer
 
 
 def _summarise_length(study: Record, methods: Mapping[str, Mapping[int, Record]]) -> Record:
     metrics = {name: {seed: run["metric"] for seed, run in by_seed.items()} for name, by_seed in methods.items()}
     alone, teacher = metrics[st.STUDENT], study["teacher"]["metric"]
-    worthwhile = study.get("worthwhile", max(0.1 * (teacher - float(np.mean([*alone.values()]))), 0.0))
+    worthwhile = smallest_gain(study, alone)
     target = st.mean_curve(run["curve"] for run in methods[st.STUDENT].values())[-1][1]
     rows = {name: _row(name, [*by_seed.values()], target) for name, by_seed in methods.items()}
     for key in COMPARED:
@@ -125,6 +126,35 @@ def _summarise_length(study: Record, methods: Mapping[str, Mapping[int, Record]]
             row["share"] = st.share_of_gap(metrics[name], alone, teacher)
             row["could_see"] = entry["deviation"] and st.smallest_difference(entry["deviation"], entry["seeds"], level)
     return {"worthwhile": worthwhile, "target": target, "rows": [*rows.values()]}
+
+
+def smallest_gain(study: Record, alone: Mapping[int, float]) -> float:
+    """Return the smallest gain worth having: of the metric, or a tenth of the teacher's lead over the student alone.
+
+    >>> round(smallest_gain(dict(teacher=dict(metric=0.5)), {0: 0.3, 1: 0.2}), 3)
+    0.025
+    """
+    lead = float(study["teacher"]["metric"] - np.mean([*alone.values()]))
+    return float(study.get("worthwhile", max(0.1 * lead, 0.0)))
+
+
+def pilot_in_words(answer: Record, found: Record) -> str:
+    """Return in a sentence what `statistics.pilot` found.
+
+    Args:
+        answer: with the study's scale.
+        found: by the pilot, and the number of its `seeds`.
+
+    >>> pilot_in_words(dict(scale=100), dict(seeds=3, deviation=0.6301, needed=9, worthwhile=0.9338))
+    'In a pilot of 3 seeds the paired differences deviate by 0.63, so that a gain of 0.93 needs 9 seeds.'
+    """
+    needed, form = found["needed"] or f"more than {st.MOST_SEEDS}", _form(answer)
+    if found["deviation"] is None:
+        return f"In a pilot of {found['seeds']} seeds no deviation was found, so that all seeds of the study are run."
+    return (
+        f"In a pilot of {found['seeds']} seeds the paired differences deviate by {found['deviation']:{form}}, so that a gain "
+        f"of {found['worthwhile']:{form}} needs {needed} seeds."
+    )
 
 
 def _reference(key: str, method: str) -> str:
@@ -233,6 +263,7 @@ def markdown(answer: Record, picture: str = "curves.png") -> str:
     for length in answer["lengths"]:
         lines += ["", f"## {length['length']}", "", words(answer, length)]
         lines += ["", f"Smallest gain worth having: {length['worthwhile']:{form}}."]
+        lines[-1] += f" {pilot_in_words(answer, length['pilot'])}" if "pilot" in length else ""
         gains, costs = [], []
         for row in length["rows"]:
             alone = row["to_student"] or {"seeds": "-"}
@@ -325,7 +356,8 @@ def overview(answers: Sequence[Record], method: str) -> str:
 
 
 def premises(answers: Sequence[Record]) -> str:
-    """Return a table of what studies can tell: the teacher's lead, how far the student alone has come, how seeds differ.
+    """Return a table of what studies can tell: teacher's lead, how far the student alone has come, how seeds differ, how many
+    a gain worth having needs (see `statistics.pilot`).
 
     A row for each length with two seeds or more; the last fifth of the curve is on the selection part.
 
@@ -337,19 +369,22 @@ def premises(answers: Sequence[Record]) -> str:
         form = _form(answer)
         for length in answer["lengths"]:
             alone = next(row for row in length["rows"] if row["method"] == st.STUDENT)
-            paired = [
-                entry["deviation"] for row in length["rows"] if (entry := row["to_student"]) and entry["deviation"]
-            ]
+            methods = [row["to_student"] for row in length["rows"] if not row["method"].endswith(st.CONTROL)]
+            paired = [entry["deviation"] for entry in methods if entry and entry["deviation"]]
             if "selection part" in answer["metric_name"] or not paired:
                 continue
             (_, before), (_, last) = alone["curve"][-2:]
+            deviation = float(np.sqrt(np.mean(np.square(paired))))
+            needed = st.seeds_needed(length["worthwhile"], deviation, st.LEVEL / len(paired))
             rows.append({
                 "study": f"{answer['study']}, {length['length']}", "metric": answer["metric_name"],
                 "teacher": f"{answer['teacher']['metric']:{form}}", "its classes below 1 %": _missed(answer) or "-",
                 "its lead over the student alone": _text(answer["teacher"]["metric"] - alone["metric"], form),
                 "gain of the student alone in the last fifth": _text(last - before, "+" + form),
                 "deviation of the student alone": _text(alone["deviation"], form),
-                "of paired differences": _text(float(np.sqrt(np.mean(np.square(paired)))), form),
+                "of paired differences": _text(deviation, form),
+                "seeds run": str(len(alone["metrics"])),
+                "seeds that find a gain worth having": _text(needed, "d"),
             })  # fmt: skip
     return "\n".join(_table(rows))
 

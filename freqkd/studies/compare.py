@@ -80,9 +80,9 @@ def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] |
             flush=True,
         )
         prepare(plan, jobs)
-    known, every = plan.about()["calibration"], [(s, name) for s in range(study.seeds) for name in study.methods]
+    known = plan.about()["calibration"]
     trials = [plan.training(name, trial, SEED, known) for name in study.methods for trial in study.trials(name)]
-    planned = [*trials, *(plan.training(name, {}, seed, known) for seed, name in every)]
+    planned = [*trials, *(plan.training(name, {}, seed, known) for seed in plan.seeds for name in study.methods)]
     jobs.plan(planned)
     left = sum(job.seconds for job in planned if not job.result.exists()) / jobs.count
     finished = sum(job.result.exists() for job in planned)
@@ -101,7 +101,15 @@ def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] |
         if not is_finished or "metric" not in plan.about()["teacher"]:
             ((_, report),) = jobs.run([plan.evaluation()])
             plan.about(teacher=dict(metric=report["metric"], by_class=report.get("by_class")))
-        list(jobs.run([plan.training(name, chosen[name], seed, known) for seed, name in every]))
+        final = [plan.training(name, chosen[name], seed, known) for seed in plan.seeds for name in study.methods]
+        list(jobs.run(final))
+        if plan.is_pilot and jobs.done == len(planned):
+            print(f"{study.name}: {plan.end_pilot()}", flush=True)
+            seeds = [seed for seed in plan.seeds if seed >= study.pilot]
+            final = [plan.training(name, chosen[name], seed, known) for seed in seeds for name in study.methods]
+            jobs.plan(final)
+            planned += final
+            list(jobs.run(final))
     finally:
         ready = "metric" in plan.about()["teacher"] and any(plan.results.glob(f"{STUDENT}_*.json"))
         answer = write_answer(plan.results) if ready else None
@@ -122,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="compare a config, the student alone, MSE and details on a tenth of its length",
     )
-    add("--seeds", type=int, help="final runs of each method (default: of the study)")
+    add("--seeds", type=int, help="final runs of each method, with --pilot at most (default: of the study)")
+    add("--pilot", type=int, help="first seeds whose deviation sets the number of runs (default: of the study)")
     add("--budget", help="length of a run: steps, or seconds such as 300s (default: of the study)")
     add(
         "--methods",
@@ -140,7 +149,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--results-dir", help="default: studies/results; with --quick, results/ in the work dir")
     add("--work-dir", default="work_dirs/studies", help="folder of runs and caches (default: %(default)s)")
     options = parser.parse_args(arguments)
-    changes = dict(seeds=options.seeds, budget=options.budget, views=0 if options.no_cached else None)
+    changes = dict(
+        seeds=options.seeds, pilot=options.pilot, budget=options.budget, views=0 if options.no_cached else None
+    )
+    if options.quick and options.pilot:
+        raise ValueError(f"--pilot must be left out with --quick, which keeps to its time, got {options.pilot}")
     if options.quick:
         study = quick_study(options.study, options.metric, **changes)
     else:

@@ -23,12 +23,12 @@ from freqkd.adapters import HeadAdapter
 from freqkd.apis.mixed_precision import set_precision
 from freqkd.apis.preflight import check_checkpoint, check_initial_weights, check_model
 from freqkd.datasets.fixed_views import canonical
-from freqkd.studies.answer import length_of
+from freqkd.studies.answer import length_of, pilot_in_words, read_study, smallest_gain
 from freqkd.studies.jobs import Job
 from freqkd.studies.run import HEAD_FILE, MADE_OF, RUN, make_config, set_purpose, write_json
 from freqkd.studies.search import SEED, apply_trial, name_trial
 from freqkd.studies.split import hold_out, training_images
-from freqkd.studies.statistics import CONTROL
+from freqkd.studies.statistics import CONTROL, STUDENT, pilot
 from freqkd.studies.study import POINTS, Study, wants_head
 from freqkd.teacher.teacher import build_network
 from freqkd.utils.checkpoints import hash_weights, read_checkpoint, weights_of, write_atomic
@@ -207,11 +207,36 @@ class Plan:
     def is_finished(self) -> bool:
         """Whether every final run is."""
         known = self.about().get("calibration", dict(seconds_per_step={}))
-        return all(
-            {*self.timed} <= known["seconds_per_step"].keys() and self.training(name, {}, seed, known).result.exists()
-            for name in self.study.methods
-            for seed in range(self.study.seeds)
-        )
+        if not {*self.timed} <= known["seconds_per_step"].keys() or self.is_pilot:
+            return False
+        runs = [self.training(name, {}, seed, known) for name in self.study.methods for seed in self.seeds]
+        return all(run.result.exists() for run in runs)
+
+    @property
+    def is_pilot(self) -> bool:
+        """Whether a pilot is still to say how many seeds the study needs."""
+        return bool(self.study.pilot) and self.length not in self.about().get("pilot", {})
+
+    @property
+    def seeds(self) -> range:
+        """Seeds of the final runs: in a pilot its own, after it those that it asks for, at most the study's."""
+        study = self.study
+        if not study.pilot:
+            return range(study.seeds)
+        needed = study.pilot if self.is_pilot else self.about()["pilot"][self.length]["needed"] or study.seeds
+        return range(min(max(needed, study.pilot), study.seeds))
+
+    def end_pilot(self) -> str:
+        """Let the first seeds say how many the study needs, and return it in words."""
+        known, records = read_study(self.results)
+        metrics: dict[str, dict[int, float]] = {name: {} for name in self.study.methods if not name.endswith(CONTROL)}
+        for run in records:
+            if run["method"] in metrics and length_of(run["budget"]) == self.length and run["seed"] < self.study.pilot:
+                metrics[run["method"]][run["seed"]] = run["metric"]
+        alone = metrics.pop(STUDENT)
+        found = dict(seeds=self.study.pilot, **pilot(metrics, alone, smallest_gain(known, alone)))
+        known = self.about(pilot={self.length: found})
+        return pilot_in_words(known, found)
 
     @property
     def timed(self) -> list[str]:

@@ -13,6 +13,7 @@ better, and they are not rounded (mmdet's printed AP has three decimals: two see
 ``calibration``      object; ``seconds_per_step`` and whatever turned seconds into steps; copied to the answer
 ``worthwhile``       float, optional: smallest gain worth having, in the metric's unit, fixed before the runs; default:
                      a tenth of the gap between the teacher and the student alone
+``pilot``            object, optional: for each length, the number of first ``seeds`` and what `pilot` found in them
 ``scale``            float, optional: 100 where the metric is in percent; default 1
 ==================== =====================================================================================
 
@@ -200,6 +201,45 @@ def seeds_needed(difference: float, deviation: float, level: float = LEVEL) -> i
     counts = range(2, MOST_SEEDS + 1)
     seeds = 2 + bisect_left(counts, POWER, key=lambda seeds: power(difference, deviation, seeds, level))
     return seeds if seeds in counts else None
+
+
+def pilot(
+    methods: Mapping[str, Mapping[int, float]], student: Mapping[int, float], worthwhile: float
+) -> dict[str, Any]:
+    r"""Return what the first runs of a study say about its number of seeds.
+
+    .. math:: s = \sqrt{\textstyle\sum_m s_m^2 / M}
+
+    with the deviation :math:`s_m` of paired differences of each of M methods to the student alone. The number is what
+    `seeds_needed` gives for the smallest gain worth having at the level 5 % / M.
+
+    The rule reads deviations and not gains, so that the first runs may count among the final ones. In simulations of methods
+    without effect, three first seeds and at most ten or twenty, 4 to 5 % of the studies of four or six methods had a false
+    verdict, as they should; of those of a single method, whose deviation three seeds know badly, up to 9 %.
+
+    Args:
+        methods: the metric of each seed, of each method.
+        student: the same of the student alone.
+        worthwhile: the smallest gain worth having, in the metric's unit.
+
+    Returns:
+        `deviation`, s, or None where no method has one; `needed`, the number, or None above `MOST_SEEDS` and without s;
+        `worthwhile`.
+
+    References:
+        Wittes and Brittain 1990, The role of internal pilot studies in increasing the efficiency of clinical trials,
+        Statist. Med. 9, 65-72, which has one method.
+
+    >>> found = pilot({"a": {0: 0.3, 1: 0.5, 2: 0.4}}, {0: 0.2, 1: 0.2, 2: 0.2}, 0.1)
+    >>> found["needed"], round(found["deviation"], 3)
+    (10, 0.1)
+    """
+    deviations = [one for runs in methods.values() if (one := difference(runs, student).deviation)]
+    if not deviations:
+        return dict(deviation=None, needed=None, worthwhile=worthwhile)
+    deviation = float(np.sqrt(np.mean(np.square(deviations))))
+    needed = seeds_needed(worthwhile, deviation, LEVEL / len(deviations))
+    return dict(deviation=deviation, needed=needed, worthwhile=worthwhile)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -15,7 +15,7 @@ from freqkd.apis.mixed_precision import PRECISIONS
 from freqkd.models.options import check_options
 from freqkd.studies.search import check_search
 from freqkd.studies.split import Selection
-from freqkd.studies.statistics import CONTROL, STUDENT
+from freqkd.studies.statistics import CONTROL, MOST_SEEDS, STUDENT
 from freqkd.utils.checks import check_at_least, check_choice, check_flag, check_positive, check_whole
 from freqkd.utils.compat import read_config
 from freqkd.utils.paths import place_beside
@@ -187,7 +187,8 @@ class Study:
         metric, budget, selection: see there.
         methods: by name, the student alone and controls included.
         search: trials of the methods and of the student alone, see `check_search`; none: methods as given.
-        seeds: number of final runs of each method.
+        seeds: number of final runs of each method; with `pilot` at most.
+        pilot: number of first seeds whose deviation sets that number, see `statistics.pilot`; 0: `seeds` is the number.
         views: fixed views of every image, for a cached teacher; 0: no cache, and the augmentation of the config.
         amp: "bfloat16" or "float16", for students that train in mixed precision (`freqkd train --amp`); empty: as their
             config says.
@@ -204,13 +205,21 @@ class Study:
     selection: Selection = field(default_factory=Selection)
     search: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     seeds: int = 3
+    pilot: int = 0
     views: int = 4
     amp: str = ""
     report: bool = True
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
-        check_whole("seeds", self.seeds, 1, most=1000)
+        check_whole("seeds", self.seeds, 1, most=MOST_SEEDS)
+        if self.pilot:
+            check_whole("pilot", self.pilot, 2, most=MOST_SEEDS)
+            if self.pilot > self.seeds:
+                raise ValueError(
+                    f"pilot must be at most seeds, the most runs that it may ask for, got {self.pilot} and {self.seeds}; "
+                    "0 is no pilot"
+                )
         check_whole("views", self.views, 0)
         check_flag("report", self.report)
         if self.amp:

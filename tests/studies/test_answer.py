@@ -11,7 +11,7 @@ import pytest
 
 from freqkd.studies import answer as module
 from freqkd.studies.answer import brief, compact, markdown, premises, read_study, summarise, words, write_answer
-from freqkd.studies.statistics import LEVEL, difference, resample, share_of_gap, smallest_difference
+from freqkd.studies.statistics import LEVEL, difference, resample, seeds_needed, share_of_gap, smallest_difference
 
 STUDY = {
     "study": "cells",
@@ -83,9 +83,10 @@ class TestPremises:
         answers = [summarise(study, made_up(chosen) + few) for study in (self.STUDY, explored)]
         _, _, *rows = premises(answers).splitlines()
         final, deviations = np.mean(STUDENT) - 0.01, [np.std(chosen[key], ddof=1) for key in ("mse", "unclear")]
+        deviation, least = np.sqrt(np.mean(np.square(deviations))), answers[0]["lengths"][0]["worthwhile"]
         expected = ["cells, 300 steps", "box AP", "0.5400", "2 of 4", f"{0.54 - np.mean(STUDENT):.4f}",
                     f"{0.05 * final:+.4f}", f"{np.std(STUDENT, ddof=1):.4f}",
-                    f"{np.sqrt(np.mean(np.square(deviations))):.4f}"]  # fmt: skip
+                    f"{deviation:.4f}", str(len(STUDENT)), str(seeds_needed(least, deviation, 0.025))]  # fmt: skip
         assert rows == [f"| {' | '.join(expected)} |"]
 
 

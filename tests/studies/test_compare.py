@@ -20,6 +20,7 @@ from freqkd.studies.compare import main
 from freqkd.studies.jobs import Jobs
 from freqkd.studies.page import fill
 from freqkd.studies.plan import Plan
+from freqkd.studies.statistics import seeds_needed
 from freqkd.studies.study import read_study
 from freqkd.utils.checkpoints import CheckpointError
 
@@ -162,6 +163,34 @@ def test_a_finished_study_needs_only_its_results(finished, toy_study, tmp_path, 
     run(tmp_path, study)
     answers = [json.loads((folder / "results/toy/answer.json").read_text()) for folder in (tmp_path, finished[0])]
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(("gains", "number"), [((0.0, 2.0), 4), ((10.0, 11.0), 3)])
+def test_a_pilot_sets_the_number_of_seeds(finished, toy_study, tmp_path, capsys, forked, gains, number):
+    shutil.copytree(finished[0] / "results", tmp_path / "results")
+    study = toy_study(tmp_path, "pilot, seeds = 2, 4\nmetric['worthwhile'] = 3.0")
+    metrics = {"student": (20.0, 20.0), "mse": tuple(20.0 + gain for gain in gains)}
+    about = tmp_path / "results/toy/STUDY.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "worthwhile": 3.0}))
+    prints = Plan(read_study(study), tmp_path / "results", tmp_path / "work").fingerprints
+    for path in tmp_path.glob("results/toy/**/*_6-steps_*.json"):
+        record = json.loads(path.read_text())
+        record["fingerprint"] = prints[record["method"]]
+        if record["seed"] < 2:
+            record |= dict(metric=metrics[record["method"]][record["seed"]], images=None)
+        path.write_text(json.dumps(record))
+    run(tmp_path, study)
+    deviation = abs(gains[1] - gains[0]) / 2**0.5
+    needed = seeds_needed(3.0, deviation)
+    assert min(needed, 4) == number
+    assert f"deviate by {deviation:.2f}, so that a gain of 3.00 needs {needed} seeds" in capsys.readouterr().out
+    seeds = [record["seed"] for record in records(tmp_path).values() if record["method"] == "mse"]
+    assert sorted(seeds) == list(range(number))
+    assert "In a pilot of 2 seeds" in (tmp_path / "results/toy/answer.md").read_text()
+    known = json.loads(about.read_text())["pilot"]
+    run(tmp_path, study)  # the number stays
+    assert json.loads(about.read_text())["pilot"] == known
+    assert len(records(tmp_path)) == 2 * number
 
 
 def test_a_changed_method_is_refused(finished, toy_study, tmp_path):

@@ -139,6 +139,8 @@ def test_what_else_a_config_says_is_kept_or_refused(monkeypatch, tmp_path):
     assert study.student.optim_wrapper == read_config(mse).optim_wrapper
     with pytest.raises(ValueError, match=r"the student alone, which model\.own_losses=False leaves without a loss"):
         quick_study(changed(mse, tmp_path, "model = dict(own_losses=False)"))
+    with pytest.raises(ValueError, match=r"--pilot must be left out with --quick, which keeps to its time, got 3"):
+        main([mse, "--quick", "--pilot", "3"])
 
 
 PROMPTS = """

@@ -17,6 +17,7 @@ from freqkd.studies.statistics import (
     holm,
     image_interval,
     mean_curve,
+    pilot,
     power,
     resample,
     seconds_to,
@@ -201,6 +202,44 @@ def test_without_any_effect_one_family_in_twenty_errs():
     p_values = stats.ttest_1samp(d, 0, axis=2).pvalue
     assert 0.035 < np.mean([min(holm(row)) <= 0.05 for row in p_values]) < 0.055
     assert np.mean(p_values.min(1) <= 0.05) > 0.15  # without the correction
+
+
+class TestPilot:
+    def test_number_is_that_of_the_mean_square_deviation_at_a_level_for_all_methods(self):
+        student = runs([0.3, 0.31, 0.29])
+        methods = {"a": runs([0.33, 0.30, 0.30]), "b": runs([0.4, 0.43, 0.40]), "one seed": {0: 0.5}}
+        deviations = [difference(methods[name], student).deviation for name in "ab"]
+        found = pilot(methods, student, 0.02)
+        assert found["deviation"] == pytest.approx(np.sqrt(np.square(deviations).mean()))
+        assert found["needed"] == seeds_needed(0.02, found["deviation"], 0.025)
+        assert pilot(methods, student, 0.01)["needed"] > found["needed"]
+        shifted = {name: {seed: value + 0.05 for seed, value in one.items()} for name, one in methods.items()}
+        assert pilot(shifted, student, 0.02)["needed"] == found["needed"]  # it does not read the gains
+
+    def test_without_a_deviation_there_is_no_number(self):
+        found = pilot({"a": {0: 0.4}}, {0: 0.3}, 0.02)
+        assert found == dict(deviation=None, needed=None, worthwhile=0.02)
+
+    def test_out_of_reach(self):
+        assert pilot({"a": runs([0.4, 0.2, 0.3])}, runs([0.3, 0.3, 0.3]), 1e-4)["needed"] is None
+
+    @pytest.mark.parametrize(("methods", "low", "high"), [(4, 0.04, 0.06), (1, 0.06, 0.10)])
+    def test_false_verdicts_are_as_frequent_as_the_docstring_says(self, methods, low, high):
+        """Methods without effect beside one student, three first seeds and at most ten; as it is coded, on arrays."""
+        rng, studies, worthwhile, level = np.random.default_rng(0), 20000, 1.25, 0.05 / methods
+        d = (rng.normal(0, 1, (studies, methods, 10)) - rng.normal(0, 1, (studies, 1, 10))) / 2**0.5
+        deviation = np.sqrt(d[..., :3].var(2, ddof=1).mean(1))
+        grid = np.geomspace(0.02, 10, 200)
+        numbers = np.array([seeds_needed(worthwhile, x, level) or MOST_SEEDS for x in grid]).clip(3, 10)
+        number = numbers[np.searchsorted(grid, deviation)]
+        first = {str(i): runs(row) for i, row in enumerate(d[0, :, :3])}
+        found = pilot(first, runs([0.0] * 3), worthwhile)  # which is what the arrays say of the first study
+        assert found["deviation"] == pytest.approx(deviation[0])
+        assert np.clip(found["needed"], 3, 10) == pytest.approx(number[0], abs=1)
+        p_values = np.ones((studies, methods))
+        for seeds in range(3, 11):
+            p_values[number == seeds] = stats.ttest_1samp(d[number == seeds, :, :seeds], 0, axis=2).pvalue
+        assert low < np.mean(p_values.min(1) <= level) < high  # Holm's first step
 
 
 class TestVerdicts:

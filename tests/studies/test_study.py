@@ -58,6 +58,8 @@ WRONG = {
     "search['student'][0] = dict(length=2.0)": r"search.student\[0\].length must be at most 1, got 2.0",
     "search['student'][1] = search['student'][0]": "search.student must name every trial once, got .* twice",
     "seeds = 0": "seeds must be at least 1, got 0",
+    "pilot = 1": "pilot must be at least 2, got 1",
+    "seeds, pilot = 3, 4": "pilot must be at most seeds, .*got 4 and 3; 0 is no pilot",
     "views = -1": "views must be at least 0, got -1",
     "budget = '5 minutes'": "budget must be a number of steps, or of seconds such as '300s', got '5 minutes'",
     "budget = 2": "budget must be at least 5, got 2",
