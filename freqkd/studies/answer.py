@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from freqkd.studies import statistics as st
+from freqkd.studies.formatting import difference, form_of, is_timed, missed_classes, table, text
 from freqkd.utils.files import write_whole
 
 Record = dict[str, Any]
@@ -26,7 +27,6 @@ COMPARED = {  # how the sentences name what a row is compared with
 }
 COLUMNS = {"to_mse": "to MSE", "to_pkd": "to PKD", "to_control": "to its random-teacher control"}
 CURVES = 12  # methods in the picture
-UNLEARNT = 0.01  # AP or IoU below which a class counts as not learnt
 NOTES = """\
 Differences: paired over seeds, with a 95 % t interval (Welch's where seeds are not shared). Verdicts are corrected for the
 number of methods (Holm), intervals are not. Over images: 95 % bootstrap interval for the networks at hand. Could see: true
@@ -120,7 +120,7 @@ def _summarise_length(study: Record, methods: Mapping[str, Mapping[int, Record]]
     tested = [entry for row in rows.values() if (entry := row["to_student"]) and entry.get("p_holm") is not None]
     level = st.LEVEL / max(len(tested), 1)
     for name, row in rows.items():
-        if not _is_timed(row, rows[st.STUDENT]):
+        if not is_timed(row, rows[st.STUDENT]):
             row["seconds_to_student"] = None
         if entry := row["to_student"]:
             row["share"] = st.share_of_gap(metrics[name], alone, teacher)
@@ -148,7 +148,7 @@ def pilot_in_words(answer: Record, found: Record) -> str:
     >>> pilot_in_words(dict(scale=100), dict(seeds=3, deviation=0.6301, needed=9, worthwhile=0.9338))
     'In a pilot of 3 seeds the paired differences deviate by 0.63, so that a gain of 0.93 needs 9 seeds.'
     """
-    needed, form = found["needed"] or f"more than {st.MOST_SEEDS}", _form(answer)
+    needed, form = found["needed"] or f"more than {st.MOST_SEEDS}", form_of(answer)
     if found["deviation"] is None:
         return f"In a pilot of {found['seeds']} seeds no deviation was found, so that all seeds of the study are run."
     return (
@@ -159,11 +159,6 @@ def pilot_in_words(answer: Record, found: Record) -> str:
 
 def _reference(key: str, method: str) -> str:
     return {"to_student": st.STUDENT, "to_mse": st.MSE, "to_pkd": st.PKD, "to_control": method + st.CONTROL}[key]
-
-
-def _columns(length: Record) -> dict[str, str]:
-    """Return the comparisons of a length beside that with the student alone, PKD where it is a method, and their heads."""
-    return {key: head for key, head in COLUMNS.items() if key != "to_pkd" or any(row[key] for row in length["rows"])}
 
 
 def _over_images(method: Mapping[int, Record], reference: Mapping[int, Record]) -> list[float] | None:
@@ -201,24 +196,27 @@ def words(answer: Record, length: Record) -> str:
 
     Comparisons with MSE, PKD and the control are told of methods that help. Methods of one seed are counted only.
     """
-    form, settled, unsettled, seen, single = _form(answer), [], [], [], 0
+    form, settled, unsettled, seen, single = form_of(answer), [], [], [], 0
     for row in length["rows"]:
         for key, compared in COMPARED.items():
             entry = row[key]
             if not entry or "verdict" not in entry or (compared and row["to_student"]["verdict"] != "helps"):
                 continue
-            numbers, images = _mean(entry, "+" + form), entry["over_images"]
+            numbers, images = difference(entry, "+" + form), entry["over_images"]
             if len(row["metrics"]) == 1:
                 single += 1
                 continue
             if entry["verdict"] == "cannot tell":
-                unsettled.append(f"`{row['method']}`{compared} ({numbers}: {entry['words']})")
+                more = "" if compared else f": {entry['words']}"
+                unsettled.append(f"`{row['method']}`{compared} ({numbers}{more})")
                 seen += [row["could_see"]] if row["could_see"] and not compared else []
                 continue
             margin = f" by {length['worthwhile']:{form}} or more" * (entry["verdict"] == "does not help")
             settled.append(f"`{row['method']}` {entry['verdict']}{compared}{margin} ({numbers})")
             if images and not margin and images[0] <= 0 <= images[1]:
-                unsettled.append(f"`{row['method']}`{compared} on other images ({_mean(entry, '+' + form, images)})")
+                unsettled.append(
+                    f"`{row['method']}`{compared} on other images ({difference(entry, '+' + form, images)})"
+                )
     if single:
         unsettled.append(f"{single} method{'s' * (single > 1)} of one seed (run 2 more)")
     claim = f"that {'; '.join(settled)}" if settled else "no claim about a method"
@@ -230,32 +228,10 @@ def words(answer: Record, length: Record) -> str:
     )
 
 
-def brief(answer: Record, length: Record) -> str:
-    """Return the verdicts of one length against the student alone, shorter than `words`, for a page's first lines."""
-    form = _form(answer)
-    found: dict[str, list[str]] = {}
-    for row in length["rows"]:
-        if (entry := row["to_student"]) and "verdict" in entry:
-            found.setdefault(entry["verdict"], []).append(
-                f"`{row['method']}` {entry['mean']:+{form}} ({_ends(entry, form)})"
-            )
-    alone = next(row for row in length["rows"] if row["method"] == st.STUDENT)
-    verdicts = "; ".join(f"{verdict}: {', '.join(found[verdict])}" for verdict in sorted(found, reverse=True))
-    return (
-        f"{answer['study']}, {length['length']}, {len(alone['metrics'])} seeds: the student alone reaches "
-        f"{alone['metric']:{form}} {answer['metric_name']}, its teacher {answer['teacher']['metric']:{form}}. Gains over the "
-        f"student alone, with 95 % intervals: {verdicts}."
-    )
-
-
-def _ends(entry: Record, form: str) -> str:
-    return f"{entry['low']:+{form}} to {entry['high']:+{form}}" if entry["low"] is not None else "one seed"
-
-
 def markdown(answer: Record, picture: str = "curves.png") -> str:
     """Return the report in Markdown: for each length two sentences, a table of gains and a table of costs."""
-    form = _form(answer)
-    teacher, missed = f"{answer['teacher']['metric']:{form}}", _missed(answer)
+    form = form_of(answer)
+    teacher, missed = f"{answer['teacher']['metric']:{form}}", missed_classes(answer["teacher"])
     teacher += f"; below 1 % in {missed} classes" if missed else ""
     lines = [f"# {answer['study']}: {answer['metric_name']}", "", f"Teacher: {teacher}.", ""]
     lines += [NOTES.replace("\n", " ")]
@@ -264,6 +240,9 @@ def markdown(answer: Record, picture: str = "curves.png") -> str:
         lines += ["", f"## {length['length']}", "", words(answer, length)]
         lines += ["", f"Smallest gain worth having: {length['worthwhile']:{form}}."]
         lines[-1] += f" {pilot_in_words(answer, length['pilot'])}" if "pilot" in length else ""
+        shown = {
+            key: head for key, head in COLUMNS.items() if key != "to_pkd" or any(row[key] for row in length["rows"])
+        }
         gains, costs = [], []
         for row in length["rows"]:
             alone = row["to_student"] or {"seeds": "-"}
@@ -272,158 +251,24 @@ def markdown(answer: Record, picture: str = "curves.png") -> str:
                 "method": row["method"],
                 "options": "; ".join(", ".join(f"{k} {v}" for k, v in entry.items()) for entry in row["options"]) or "-",
                 "seeds": str(len(row["metrics"])), "compared": str(alone["seeds"]),
-                "mean": _text(row["metric"], form), "deviation": _text(row["deviation"], form),
-                "to student alone": _mean(row["to_student"], "+" + form),
-                "over images": _mean(images and alone, "+" + form, images),
-                "p (Holm)": _text(alone.get("p_holm"), ".2g"),
-                **{head: _mean(row[key], "+" + form) for key, head in _columns(length).items()},
-                "share of gap": _text(row["share"], ".0%"), "could see": _text(row["could_see"], form),
+                "mean": text(row["metric"], form), "deviation": text(row["deviation"], form),
+                "to student alone": difference(row["to_student"], "+" + form),
+                "over images": difference(images and alone, "+" + form, images),
+                "p (Holm)": text(alone.get("p_holm"), ".2g"),
+                **{head: difference(row[key], "+" + form) for key, head in shown.items()},
+                "share of gap": text(row["share"], ".0%"), "could see": text(row["could_see"], form),
                 "verdict": alone.get("words", "-"),
             })  # fmt: skip
             costs.append({
                 "method": row["method"], "trials": str(row["trials"]),
-                "s a step": _text(row["seconds_per_step"], ".3g"), "s of training": _text(row["train_seconds"], ".0f"),
-                "s to the student alone's final metric": _text(
-                    row["seconds_to_student"], ".0f", "never" if _is_timed(row, length["rows"][0]) else "-"
+                "s a step": text(row["seconds_per_step"], ".3g"), "s of training": text(row["train_seconds"], ".0f"),
+                "s to the student alone's final metric": text(
+                    row["seconds_to_student"], ".0f", "never" if is_timed(row, length["rows"][0]) else "-"
                 ),
-                "peak memory, MB": _text(row["peak_memory_mb"], ".0f"), "fidelity": _text(row["fidelity"], ".3f"),
+                "peak memory, MB": text(row["peak_memory_mb"], ".0f"), "fidelity": text(row["fidelity"], ".3f"),
             })  # fmt: skip
-        lines += ["", *_table(gains), "", *_table(costs)]
+        lines += ["", *table(gains), "", *table(costs)]
     return "\n".join(lines) + "\n"
-
-
-def compact(answer: Record, length: Record, brief: bool = False) -> str:
-    """Return the table of one length for a page: what each method gains, and in which share of the student's time.
-
-    Args:
-        answer: of a study.
-        length: one of its lengths.
-        brief: rows by the mean metric, the best first, without times and verdicts: for explorations.
-    """
-    form, rows = _form(answer), []
-    ordered = sorted(length["rows"], key=lambda row: -row["metric"]) if brief else length["rows"]
-    alone = next(row for row in length["rows"] if row["method"] == st.STUDENT)
-    for row in ordered:
-        gain, reached = row["to_student"], row["seconds_to_student"]
-        deviation = "" if row["deviation"] is None else f" ± {row['deviation']:{form}}"
-        cells = {
-            "method": row["method"], "runs": str(len(row["metrics"])),
-            answer["metric_name"]: _text(row["metric"], form) + deviation,
-            "to student alone": _mean(gain, "+" + form),
-            **{head: _mean(row[key], "+" + form) for key, head in _columns(length).items() if key != "to_control"},
-        }  # fmt: skip
-        if not brief:
-            cells |= {
-                "share of gap": _text(row["share"] and row["share"][:1], ".0%"),
-                "s a step": _text(row["seconds_per_step"], ".2f"),
-                "time to the student alone's metric": _text(
-                    reached and reached / alone["train_seconds"], ".0%", "never" if _is_timed(row, alone) else "-"
-                ),
-                "verdict": (gain or {}).get("words", "-"),
-            }
-        rows.append(cells)
-    return "\n".join(_table(rows))
-
-
-def overview(answers: Sequence[Record], method: str) -> str:
-    """Return a table of one method over studies: its gains over the student alone, MSE and PKD at each length.
-
-    Args:
-        answers: of the studies; those that explore on the selection part are left out.
-        method: whose gains these are.
-
-    Raises:
-        ValueError: no study has the method.
-    """
-    rows = []
-    for answer in answers:
-        form = _form(answer)
-        for length in answer["lengths"]:
-            by_name = {row["method"]: row for row in length["rows"]}
-            if method not in by_name or "selection part" in answer["metric_name"]:
-                continue
-            row = by_name[method]
-            rows.append({
-                "study": f"{answer['study']}, {length['length']}", "metric": answer["metric_name"],
-                "seeds": str(len(row["metrics"])), "student alone": _text(by_name[st.STUDENT]["metric"], form),
-                method: _text(row["metric"], form), "teacher": _text(answer["teacher"]["metric"], form),
-                **{f"gain over {name}": _gain(row[key], form) for key, name in
-                   (("to_student", "the student alone"), ("to_mse", "MSE"), ("to_pkd", "PKD"))},
-            })  # fmt: skip
-    if not rows:
-        raise ValueError(f"the summary's method must be in a study, got {method!r}, which is in none")
-    return "\n".join(_table(rows))
-
-
-def premises(answers: Sequence[Record]) -> str:
-    """Return a table of what studies can tell: teacher's lead, how far the student alone has come, how seeds differ, how many
-    a gain worth having needs (see `statistics.pilot`).
-
-    A row for each length with two seeds or more; the last fifth of the curve is on the selection part.
-
-    Args:
-        answers: of the studies; those that explore on the selection part are left out.
-    """
-    rows = []
-    for answer in answers:
-        form = _form(answer)
-        for length in answer["lengths"]:
-            alone = next(row for row in length["rows"] if row["method"] == st.STUDENT)
-            methods = [row["to_student"] for row in length["rows"] if not row["method"].endswith(st.CONTROL)]
-            paired = [entry["deviation"] for entry in methods if entry and entry["deviation"]]
-            if "selection part" in answer["metric_name"] or not paired:
-                continue
-            (_, before), (_, last) = alone["curve"][-2:]
-            deviation = float(np.sqrt(np.mean(np.square(paired))))
-            needed = st.seeds_needed(length["worthwhile"], deviation, st.LEVEL / len(paired))
-            rows.append({
-                "study": f"{answer['study']}, {length['length']}", "metric": answer["metric_name"],
-                "teacher": f"{answer['teacher']['metric']:{form}}", "its classes below 1 %": _missed(answer) or "-",
-                "its lead over the student alone": _text(answer["teacher"]["metric"] - alone["metric"], form),
-                "gain of the student alone in the last fifth": _text(last - before, "+" + form),
-                "deviation of the student alone": _text(alone["deviation"], form),
-                "of paired differences": _text(deviation, form),
-                "seeds run": str(len(alone["metrics"])),
-                "seeds that find a gain worth having": _text(needed, "d"),
-            })  # fmt: skip
-    return "\n".join(_table(rows))
-
-
-def _missed(answer: Record) -> str:
-    """Return how many of the teacher's classes it has not learnt; nothing where that is not known."""
-    known = [value for value in answer["teacher"].get("by_class") or [] if value is not None]
-    return f"{sum(value < UNLEARNT for value in known)} of {len(known)}" if known else ""
-
-
-def _gain(entry: Record | None, form: str) -> str:
-    verdict = (entry or {}).get("verdict", "")
-    return _mean(entry, "+" + form) + (f": {verdict}" if verdict else "")
-
-
-def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    cells = [rows[0].keys(), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in cells]
-
-
-def _form(answer: Record) -> str:
-    return ".2f" if answer["scale"] > 1 else ".4f"
-
-
-def _is_timed(row: Record, alone: Record) -> bool:
-    """Whether the seconds of a row can be compared with those of the student alone: all are of one device."""
-    return bool(row["devices"] == alone["devices"]) and len(alone["devices"]) == 1
-
-
-def _text(value: float | Sequence[float | None] | None, form: str, missing: str = "-") -> str:
-    """Return a number, or a number with the ends of its interval where they are known."""
-    middle, *ends = value if isinstance(value, Sequence) else [value]
-    if middle is None:
-        return missing
-    return format(middle, form) + (f", {ends[0]:{form}} to {ends[1]:{form}}" if ends and None not in ends else "")
-
-
-def _mean(entry: Record | None, form: str, ends: Sequence[float] | None = None) -> str:
-    return _text([entry["mean"], *(ends or (entry["low"], entry["high"]))] if entry else None, form)
 
 
 def _draw(answer: Record) -> Figure:
@@ -438,14 +283,14 @@ def _draw(answer: Record) -> Figure:
     shown = {}
     for panel, length in zip(figure.subplots(1, len(lengths), squeeze=False)[0], lengths):
         rows = [row for row in length["rows"] if row["method"] in names]
-        is_timed = all(_is_timed(row, length["rows"][0]) for row in rows)
+        timed = all(is_timed(row, length["rows"][0]) for row in rows)
         for row in rows:
-            along = [step * (row["seconds_per_step"] / 60 if is_timed else 1) for step, _ in row["curve"]]
+            along = [step * (row["seconds_per_step"] / 60 if timed else 1) for step, _ in row["curve"]]
             i = names.index(row["method"])
             style = {"color": f"C{i % 10}", "linestyle": ("-", "--", ":")[i // 10 % 3]} if i else {"color": "black"}
             [shown[row["method"]]] = panel.plot(along, [metric for _, metric in row["curve"]], **style)
         panel.axhline(length["target"], color="grey", linestyle=":")
-        xlabel = "minutes of training" if is_timed else "steps"
+        xlabel = "minutes of training" if timed else "steps"
         panel.set(title=length["length"], xlabel=xlabel, ylabel=f"{answer['metric_name']}, selection")
     figure.legend(shown.values(), shown.keys(), fontsize="small", loc="outside right upper")
     return figure

@@ -1,69 +1,125 @@
 """Numbers of finished studies in Markdown pages: `python -m freqkd.studies.page docs/comparison.md README.md`.
 
-What stands between `<!-- KIND STUDY LENGTH -->` and `<!-- end -->` is written again from `studies/results/STUDY`, e.g. for
-`<!-- table blood-cells 240 steps -->`. KIND is "table", a row for each method; "order", the same by the metric, with the
-seeds that all methods have, without times and verdicts; "repeated", the same of the methods with more than one seed; "words",
-the sentences of the answer; or "brief", its verdicts against the student alone.
-`<!-- summary METHOD -->` is a row for each study and length that judges METHOD on the reported split, `<!-- premises -->` a row
-for each, with what it can tell.
+What stands between a comment `<!-- KIND ... -->` and `<!-- end -->` is written again from `studies/results/`:
+
+==================================== =================================================================================
+``table STUDY LENGTH``               a row for each method, e.g. ``table blood-cells 240 steps``
+``repeated STUDY LENGTH``            those with more than one seed, by the metric, with the seeds that all have
+``words STUDY LENGTH``               the sentences of the answer
+``trials STUDY LENGTH``              its search
+``beside STUDY LENGTH, ...``         explorations side by side, one seed
+``summary METHOD``                   a row for each study and length that judges a method on the reported split
+``between METHOD and METHOD``        the same, of their difference
+``premises``                         the same, of what each study can tell
+``gain STUDY LENGTH: METHOD over METHOD`` a difference with its interval, within a sentence
+``metric``, ``share``, ``time``      likewise, of ``STUDY LENGTH: METHOD``; see `tables.number`
+==================================== =================================================================================
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from freqkd.apis.arguments import run_tool
-from freqkd.studies.answer import Record, brief, compact, length_of, overview, premises, read_study, summarise, words
+from freqkd.studies import tables
+from freqkd.studies.answer import Record, length_of, read_study, summarise, words
 from freqkd.studies.statistics import STUDENT
 from freqkd.utils.files import write_whole
 
-_BLOCK = re.compile(r"(<!-- (table|order|repeated|words|brief) ([\w.+-]+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-_FEWEST_SEEDS = {"order": 1, "repeated": 2}  # of a method in tables of explorations
-_OVERVIEW = re.compile(r"(<!-- (?:summary ([\w.+-]+)|premises) -->\n).*?(<!-- end -->)", re.DOTALL)
+_KINDS = "table|repeated|words|trials|beside|summary|between|premises"
+_BLOCK = re.compile(rf"(<!-- ({_KINDS})(?: ([^\n]+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
+_NUMBER = re.compile(
+    r"(<!-- (gain|metric|share|time) ([\w.+-]+) ([^:\n]+): ([\w.+-]+)(?: over ([\w.+-]+))? -->).*?(<!-- end -->)"
+)
+
+
+class _Pages:
+    """Answers of the studies in a folder, each read once."""
+
+    def __init__(self, results: str | Path) -> None:
+        self.results = Path(results)
+        self.answer = cache(lambda name: summarise(*read_study(self.results / name)))
+
+    @property
+    def answers(self) -> list[Record]:
+        """Of all studies that have begun their final runs."""
+        begun = [path.parent for path in self.results.glob("*/STUDY.json") if [*path.parent.glob(f"{STUDENT}_*.json")]]
+        return [self.answer(folder.name) for folder in sorted(begun)]
+
+    def at(self, place: str, asked: str, fewest: int = 0) -> tuple[Record, Record]:
+        """Return the answer of "STUDY LENGTH" and its part for that length.
+
+        Args:
+            place: the study and the length.
+            asked: the comment, for messages.
+            fewest: seeds of a method that is kept, with the seeds that all of these have; 0: all runs.
+        """
+        name, _, length = place.partition(" ")
+        answer = self.answer(name)
+        if fewest:
+            study, runs = read_study(self.results / name)
+            runs = _with_shared_seeds([run for run in runs if length_of(run["budget"]) == length], fewest)
+            if STUDENT not in {run["method"] for run in runs}:
+                raise ValueError(
+                    f"<!-- {asked} --> must name a length at which the student alone ran with {fewest} or more seeds, one of "
+                    "them a seed of all methods in the table"
+                )
+            answer = summarise(study, runs)
+        lengths = {entry["length"]: entry for entry in answer["lengths"]}
+        if length not in lengths:
+            raise ValueError(f"<!-- {asked} --> must name a length of {name}: {', '.join(lengths)}")
+        return answer, lengths[length]
+
+    def block(self, kind: str, place: str) -> str:
+        """Return the content of a block of lines."""
+        asked = f"{kind} {place}".strip()
+        if kind == "premises":
+            return tables.premises(self.answers)
+        if kind == "summary":
+            return tables.summary(self.answers, place)
+        if kind == "between":
+            return tables.between(self.answers, *place.split(" and ", 1))
+        if kind == "beside":
+            return tables.beside([self.at(one, asked, fewest=1) for one in place.split(", ")])
+        if kind == "repeated":
+            return tables.methods_at(*self.at(place, asked, fewest=2), brief=True)
+        answer, length = self.at(place, asked)
+        if kind == "trials":
+            files = sorted(self.results.joinpath(answer["study"], "search").glob("*.json"))
+            return tables.trials(answer, [json.loads(path.read_text("utf-8")) for path in files], length["length"])
+        return words(answer, length) if kind == "words" else tables.methods_at(answer, length)
 
 
 def fill(text: str, results: str | Path = "studies/results") -> str:
-    """Return a page with its blocks written again.
+    """Return a page with its blocks and numbers written again.
 
     Args:
         text: of the page.
         results: folder of the results of all studies.
 
     Raises:
-        ValueError: a study has no such length.
+        ValueError: a study has no such length, or no such method.
     """
+    pages = _Pages(results)
 
     def block(found: re.Match[str]) -> str:
-        start, kind, name, length, end = found.groups()
-        study, runs = read_study(Path(results, name))
-        answer = summarise(study, runs)
-        lengths = {entry["length"]: entry for entry in answer["lengths"]}
-        if length not in lengths:
-            raise ValueError(f"<!-- {kind} {name} {length} --> must name a length of {name}: {', '.join(lengths)}")
-        if kind in _FEWEST_SEEDS:
-            runs = [run for run in runs if length_of(run["budget"]) == length]
-            runs = _with_shared_seeds(runs, _FEWEST_SEEDS[kind])
-            if STUDENT not in {run["method"] for run in runs}:
-                raise ValueError(
-                    f"<!-- {kind} {name} {length} --> must name a length at which the student alone ran with "
-                    f"{_FEWEST_SEEDS[kind]} or more seeds, one of them a seed of all methods in the table"
-                )
-            answer = summarise(study, runs)
-            lengths[length] = answer["lengths"][0]
-        return f"{start}{_content(kind, answer, lengths[length])}\n{end}"
+        start, kind, place, end = found.groups()
+        return f"{start}{pages.block(kind, place or '')}\n{end}"
 
-    def over_studies(found: re.Match[str]) -> str:
-        start, method, end = found.groups()
-        studies = [read_study(path.parent) for path in sorted(Path(results).glob("*/STUDY.json"))]
-        comparable = [(study, runs) for study, runs in studies if STUDENT in {run["method"] for run in runs}]
-        answers = [summarise(*one) for one in comparable]
-        return f"{start}{overview(answers, method) if method else premises(answers)}\n{end}"
+    def number(found: re.Match[str]) -> str:
+        start, kind, name, length, method, other, end = found.groups()
+        asked = f"{kind} {name} {length}: {method}" + (f" over {other}" if other else "")
+        if (kind == "gain") != bool(other):
+            raise ValueError(f"<!-- {asked} --> must name two methods for a gain, 'A over B', and else one")
+        return f"{start}{tables.number(*pages.at(f'{name} {length}', asked), kind, method, other or '')}{end}"
 
-    return _OVERVIEW.sub(over_studies, _BLOCK.sub(block, text))
+    return _NUMBER.sub(number, _BLOCK.sub(block, text))
 
 
 def _with_shared_seeds(runs: Sequence[Record], fewest: int) -> list[Record]:
@@ -79,12 +135,6 @@ def _with_shared_seeds(runs: Sequence[Record], fewest: int) -> list[Record]:
     kept = {method: found for method, found in seeds.items() if len(found) >= fewest}
     shared = set.intersection(*kept.values()) if kept else set()
     return [run for run in runs if run["method"] in kept and run["seed"] in shared]
-
-
-def _content(kind: str, answer: Record, length: Record) -> str:
-    if kind in ("words", "brief"):
-        return (words if kind == "words" else brief)(answer, length)
-    return compact(answer, length, brief=kind in _FEWEST_SEEDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,46 +8,12 @@ import shutil
 
 import numpy as np
 import pytest
+from made_up_runs import GAINS, OFFERED, STUDENT, STUDY, made_up, row_of, run
 
 from freqkd.studies import answer as module
-from freqkd.studies.answer import brief, compact, markdown, premises, read_study, summarise, words, write_answer
-from freqkd.studies.statistics import LEVEL, difference, resample, seeds_needed, share_of_gap, smallest_difference
-
-STUDY = {
-    "study": "cells",
-    "metric_name": "box AP",
-    "teacher": {"metric": 0.54},
-    "calibration": {"seconds_per_step": 0.5},
-}
-OFFERED = 5  # methods of the made-up runs, without the student alone and the control
-NOISE = [0.003, -0.001, 0.001, -0.003, 0.0]
-STUDENT = [0.40, 0.42, 0.38, 0.41, 0.39]
-GAINS = {
-    "student": [0.0] * 5,
-    "mse": [0.040 + x for x in NOISE[::-1]],
-    "details": [0.070 + x for x in NOISE],
-    "details-random-teacher": [0.002 - x for x in NOISE],
-    "low": [-0.030 + x for x in NOISE],
-    "nothing": [x / 2 for x in NOISE],
-    "unclear": [0.03, -0.02, 0.04, -0.01, 0.02],
-}
-
-
-def run(method, seed, metric, steps=300, **other):
-    final = metric - 0.01  # the selection part is a little harder
-    curve = [[steps // 3, final * 0.5], [2 * steps // 3, final * 0.95], [steps, final]]
-    record = dict(study="cells", method=method, seed=seed, budget={"steps": steps}, options={"ratio": 8.0}, metric=metric,
-                  curve=curve, seconds_per_step=0.5, train_seconds=150.0, peak_memory_mb=800.0, fidelity=0.75,
-                  images=None, trials=4)  # fmt: skip
-    return record | other
-
-
-def made_up(gains=GAINS, **other):
-    return [run(m, s, STUDENT[s] + gain, **other) for m, row in gains.items() for s, gain in enumerate(row)]
-
-
-def row_of(answer, method, length=0):
-    return next(row for row in answer["lengths"][length]["rows"] if row["method"] == method)
+from freqkd.studies.answer import markdown, read_study, summarise, words, write_answer
+from freqkd.studies.statistics import LEVEL, difference, resample, share_of_gap, smallest_difference
+from freqkd.studies.tables import methods_at
 
 
 @pytest.fixture
@@ -69,25 +35,10 @@ def save(folder, study, runs):
     return folder
 
 
-class TestPremises:
-    STUDY = STUDY | {"teacher": {"metric": 0.54, "by_class": [0.9, 0.0099, 0.01, None, 0.0]}}
-
-    def test_the_teachers_classes_that_it_has_not_learnt(self):
-        assert "\nTeacher: 0.5400; below 1 % in 2 of 4 classes.\n" in markdown(summarise(self.STUDY, made_up()))
-        assert "\nTeacher: 0.5400.\n" in markdown(summarise(STUDY, made_up()))
-
-    def test_a_row_for_each_length_with_several_seeds(self):
-        few = [run(method, 0, 0.5, steps=600) for method in ("student", "mse")]  # one seed has no deviation
-        chosen = {key: GAINS[key] for key in ("student", "mse", "unclear")}
-        explored = self.STUDY | {"study": "forms", "metric_name": "box AP, selection part"}
-        answers = [summarise(study, made_up(chosen) + few) for study in (self.STUDY, explored)]
-        _, _, *rows = premises(answers).splitlines()
-        final, deviations = np.mean(STUDENT) - 0.01, [np.std(chosen[key], ddof=1) for key in ("mse", "unclear")]
-        deviation, least = np.sqrt(np.mean(np.square(deviations))), answers[0]["lengths"][0]["worthwhile"]
-        expected = ["cells, 300 steps", "box AP", "0.5400", "2 of 4", f"{0.54 - np.mean(STUDENT):.4f}",
-                    f"{0.05 * final:+.4f}", f"{np.std(STUDENT, ddof=1):.4f}",
-                    f"{deviation:.4f}", str(len(STUDENT)), str(seeds_needed(least, deviation, 0.025))]  # fmt: skip
-        assert rows == [f"| {' | '.join(expected)} |"]
+def test_the_teachers_classes_that_it_has_not_learnt():
+    study = STUDY | {"teacher": {"metric": 0.54, "by_class": [0.9, 0.0099, 0.01, None, 0.0]}}
+    assert "\nTeacher: 0.5400; below 1 % in 2 of 4 classes.\n" in markdown(summarise(study, made_up()))
+    assert "\nTeacher: 0.5400.\n" in markdown(summarise(STUDY, made_up()))
 
 
 class TestNumbers:
@@ -153,7 +104,7 @@ class TestNumbers:
         runs[-1]["device"] = "a CPU"
         times = {row["method"]: row["seconds_to_student"] for row in length["rows"]}
         assert times == {**times, "student": 150, "details": 100, "unclear": None}
-        for text in (markdown(answer), compact(answer, length)):
+        for text in (markdown(answer), methods_at(answer, length)):
             cells = {line.split(" | ")[0][2:]: line for line in text.splitlines() if line.startswith("| ")}
             assert (" | - | " in cells["unclear"], " | never | " in cells["unclear"]) == (True, False)
             assert " | never | " in cells["low"]
@@ -195,26 +146,6 @@ class TestNumbers:
     def test_options_that_differ_by_seed_are_all_named(self):
         runs = [one | {"options": {"ratio": float(one["seed"] // 3)}} for one in made_up()]
         assert "| ratio 0.0; ratio 1.0 |" in markdown(summarise(STUDY, runs))
-
-
-def test_the_brief_form_has_each_method_once_under_its_verdict():
-    answer = summarise(STUDY, made_up())
-    text = brief(answer, answer["lengths"][0])
-    assert text.startswith("cells, 300 steps, 5 seeds: the student alone reaches 0.4000 box AP, its teacher 0.5400.")
-    parts = dict(part.split(": ", 1) for part in text.split("95 % intervals: ")[1].rstrip(".").split("; "))
-    found = {
-        verdict: re.findall(r"`(\S+)` [+-]0\.\d{4} \([+-]0\.\d{4} to [+-]0\.\d{4}\)", part)
-        for verdict, part in parts.items()
-    }
-    assert found == {
-        "hurts": ["low"],
-        "helps": ["details", "mse"],
-        "does not help": ["nothing"],
-        "cannot tell": ["unclear"],
-    }
-    one = summarise(STUDY, [run for run in made_up() if run["seed"] == 0])
-    assert "`details` +0.07" in brief(one, one["lengths"][0])
-    assert "(one seed)" in brief(one, one["lengths"][0])
 
 
 def test_pkd_has_a_column_where_it_is_a_method():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -255,21 +256,32 @@ def test_its_students_are_judged_on_other_images(finished, toy_study, tmp_path, 
 def test_numbers_in_a_page_are_those_of_the_results(finished, tmp_path):
     folder, _ = finished
     answer = json.loads((folder / "results/toy/answer.json").read_text())
-    text = "# Page\n<!-- words toy 6 steps -->\nold\n<!-- end -->\nkept\n<!-- order toy 6 steps --><!-- end -->\n"
-    text = text.replace("steps --><!-- end", "steps -->\n<!-- end")
+    text = "# Page\n<!-- words toy 6 steps -->\nold\n<!-- end -->\nkept\n<!-- repeated toy 6 steps -->\n<!-- end -->\n"
     page = fill(text, folder / "results")
     assert fill(page, folder / "results") == page
     assert "old" not in page
     assert page.startswith("# Page\n<!-- words toy 6 steps -->\nFor toy at 6 steps the data support")
-    assert "\nkept\n<!-- order toy 6 steps -->\n| method | runs | mIoU |" in page
+    assert "\nkept\n<!-- repeated toy 6 steps -->\n| method | runs | mIoU |" in page
     means = {row["method"]: row["metric"] for row in answer["lengths"][0]["rows"]}
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith(("| student", "| mse"))]
     assert [row[0][2:] for row in rows] == sorted(means, key=means.get, reverse=True)
     assert [row[2].split(" ± ")[0] for row in rows] == [
         f"{value:.2f}" for value in sorted(means.values(), reverse=True)
     ]
-    repeated = fill(text.replace("order", "repeated"), folder / "results")  # all have run twice
-    assert repeated == page.replace("order", "repeated")
+    sentence = "From <!-- metric toy 6 steps: student -->?<!-- end --> to <!-- metric toy 6 steps: mse --><!-- end -->."
+    filled = fill(sentence, folder / "results")
+    assert re.sub("<!--.*?-->", "", filled) == f"From {means['student']:.1f} to {means['mse']:.1f}."
+    beside = fill("<!-- beside toy 6 steps, toy 6 steps -->\n<!-- end -->", folder / "results")
+    assert len(beside.splitlines()) == 2 + 2 + 2
+    for wrong, message in {
+        "gain toy 6 steps: mse": "must name two methods for a gain",
+        "metric toy 6 steps: pkd": "a number of toy, 6 steps, must be of mse, student, got 'pkd'",
+        "share toy 9 steps: mse": "must name a length of toy: 6 steps",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            fill(f"<!-- {wrong} --><!-- end -->", folder / "results")
+    trials = fill("<!-- trials toy 6 steps -->\n<!-- end -->", folder / "results")
+    assert trials.count("**") == 2 * 2
     shutil.copytree(folder / "results", tmp_path / "once")
     (tmp_path / "once/toy/student_6-steps_seed1.json").unlink()
     with pytest.raises(

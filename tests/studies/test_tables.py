@@ -1,0 +1,127 @@
+"""Tables and numbers of pages, from made-up runs with known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_up_runs import GAINS, STUDENT, STUDY, made_up, run
+
+from freqkd.studies.answer import summarise
+from freqkd.studies.statistics import difference, seeds_needed
+from freqkd.studies.tables import beside, between, number, premises, summary, trials
+
+EXPLORED = STUDY | {"study": "forms", "metric_name": "box AP, selection part"}
+
+
+def rows(table):
+    """Return the cells of a table's rows below its head, by the first of them."""
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    return {first: rest for first, *rest in lines}
+
+
+class TestPremises:
+    STUDY = STUDY | {"teacher": {"metric": 0.54, "by_class": [0.9, 0.0099, 0.01, None, 0.0]}}
+
+    def test_a_row_for_each_length_with_several_seeds(self):
+        few = [run(method, 0, 0.5, steps=600) for method in ("student", "mse")]  # one seed has no deviation
+        chosen = {key: GAINS[key] for key in ("student", "mse", "unclear")}
+        explored = self.STUDY | {"study": "forms", "metric_name": "box AP, selection part"}
+        answers = [summarise(study, made_up(chosen) + few) for study in (self.STUDY, explored)]
+        _, _, *rows = premises(answers).splitlines()
+        final, deviations = np.mean(STUDENT) - 0.01, [np.std(chosen[key], ddof=1) for key in ("mse", "unclear")]
+        deviation, least = np.sqrt(np.mean(np.square(deviations))), answers[0]["lengths"][0]["worthwhile"]
+        expected = ["cells, 300 steps", "box AP", "0.5400", "2 of 4", f"{0.54 - np.mean(STUDENT):.4f}",
+                    f"{0.05 * final:+.4f}", f"{np.std(STUDENT, ddof=1):.4f}",
+                    f"{deviation:.4f}", str(len(STUDENT)), str(seeds_needed(least, deviation, 0.025))]  # fmt: skip
+        assert rows == [f"| {' | '.join(expected)} |"]
+
+
+def test_a_method_over_studies():
+    answers = [summarise(study, made_up()) for study in (STUDY, EXPLORED)]
+    table = rows(summary(answers, "details"))
+    assert table.keys() == {"cells, 300 steps"}
+    metric, seeds, student, details, teacher, over_student, over_mse, over_pkd = table["cells, 300 steps"]
+    assert (metric, seeds, student, details, teacher, over_pkd) == ("box AP", "5", "0.4000", "0.4700", "0.5400", "-")
+    assert over_student.startswith("+0.0700, +0.0")
+    assert over_student.endswith(": helps")
+    assert over_mse.startswith("+0.0300, ")
+
+
+class TestBetween:
+    def test_differences_are_paired_over_the_seeds_that_both_have(self):
+        runs = [one for one in made_up() if (one["method"], one["seed"]) != ("mse", 4)]
+        table = rows(between([summarise(STUDY, runs), summarise(EXPLORED, runs)], "details", "mse"))
+        values = {name: {s: STUDENT[s] + GAINS[name][s] for s in range(4)} for name in ("details", "mse")}
+        found = difference(values["details"], values["mse"])
+        assert table["cells, 300 steps"][1] == "4"
+        assert table["cells, 300 steps"][-1] == f"{found.mean:+.4f}, {found.low:+.4f} to {found.high:+.4f}"
+        assert table.keys() == {"cells, 300 steps"}  # not of the study that explores
+
+    def test_a_length_with_one_of_them_is_left_out_and_none_is_an_error(self):
+        answers = [summarise(STUDY, made_up() + made_up({"student": [0.0], "mse": [0.1]}, steps=600))]
+        assert rows(between(answers, "details", "mse")).keys() == {"cells, 300 steps"}
+        with pytest.raises(ValueError, match="between must name two methods of a study, got 'details' and 'cwd'"):
+            between(answers, "details", "cwd")
+
+
+class TestTrials:
+    def trial(self, method, metric, **options):
+        return run(method, 1000, 0.5) | {"metric": metric, "options": options}
+
+    def test_the_best_is_bold_and_options_are_in_order(self):
+        found = [
+            self.trial("mse", 0.25, ratio=8.0),
+            self.trial("mse", None, ratio=2.0, lr=2.0),
+            self.trial("mse", 0.375, ratio=2.0),
+            self.trial("student", 0.125, lr=2.0),
+            self.trial("student", 0.0625, lr=0.5),
+        ]
+        table = rows(trials(summarise(STUDY, made_up()), found, "300 steps"))
+        assert [*table.items()] == [
+            ("student", ["lr 0.5: 0.0625; lr 2: **0.1250**"]),
+            ("mse", ["ratio 2: **0.3750**; ratio 2, lr 2: not finite; ratio 8: 0.2500"]),
+        ]
+
+    def test_another_length_is_an_error(self):
+        with pytest.raises(ValueError, match="trials must name a length of cells with a search, got '600 steps'"):
+            trials(summarise(STUDY, made_up()), [self.trial("mse", 0.25, ratio=8.0)], "600 steps")
+
+
+def test_explorations_side_by_side_are_ordered_by_their_share_of_the_gap():
+    one = summarise(STUDY, made_up({"student": [0.0], "mse": [0.014], "low": [-0.07]}))  # the gap is 0.14
+    other = summarise(EXPLORED | {"scale": 100.0, "teacher": {"metric": 50.4}}, [
+        run(name, 0, metric) for name, metric in (("student", 50.0), ("mse", 50.1), ("details", 50.3), ("low", 50.16))
+    ])  # fmt: skip
+    table = beside([(answer, answer["lengths"][0]) for answer in (one, other)])
+    assert table.splitlines()[0] == "| form | cells, 300 steps: box AP | forms, 300 steps: box AP, selection part |"
+    assert [*rows(table).items()] == [
+        ("details", ["-", "50.30 (+75%)"]),
+        ("mse", ["0.4140 (+10%)", "50.10 (+25%)"]),
+        ("student", ["0.4000 (+0%)", "50.00 (+0%)"]),
+        ("low", ["0.3300 (-50%)", "50.16 (+40%)"]),
+    ]
+
+
+class TestNumber:
+    ANSWER = summarise(STUDY, made_up())
+
+    def of(self, *about):
+        return number(self.ANSWER, self.ANSWER["lengths"][0], *about)
+
+    def test_kinds(self):
+        values = {name: {s: STUDENT[s] + GAINS[name][s] for s in range(5)} for name in ("details", "mse")}
+        found = difference(values["details"], values["mse"])
+        assert self.of("gain", "details", "mse") == f"0.030 ({found.low:.3f} to {found.high:.3f})"
+        assert self.of("gain", "mse", "details").startswith("-0.030 (")
+        assert self.of("metric", "details") == "0.470"
+        assert self.of("share", "details") == "50 %"
+        assert self.of("time", "details") == "67 %"  # its curve is there after two of three points
+        assert self.of("time", "low") == "-"
+
+    def test_in_percent(self):
+        answer = summarise(STUDY | {"scale": 100.0}, [run(m, 0, v) for m, v in (("student", 50.0), ("mse", 51.26))])
+        assert number(answer, answer["lengths"][0], "gain", "mse", "student") == "1.3"  # one seed has no interval
+
+    def test_a_method_that_did_not_run(self):
+        with pytest.raises(ValueError, match=r"a number of cells, 300 steps, must be of details, .*, got 'cwd'"):
+            self.of("gain", "cwd", "mse")
