@@ -9,6 +9,7 @@ What stands between a comment `<!-- KIND ... -->` and `<!-- end -->` is written 
 ``trials STUDY LENGTH``              its search
 ``beside STUDY LENGTH, ...``         explorations side by side, one seed
 ``summary METHOD``                   a row for each study and length that judges a method on the reported split
+``gains WORD: METHOD, METHOD``         a row for each study and length with a word in its name, a column for each method
 ``between METHOD and METHOD``        the same, of their difference
 ``premises``                         the same, of what each study can tell
 ``gain STUDY LENGTH: METHOD over METHOD`` a difference with its interval, within a sentence
@@ -32,7 +33,7 @@ from freqkd.studies.answer import Record, length_of, read_study, summarise, word
 from freqkd.studies.statistics import STUDENT
 from freqkd.utils.files import write_whole
 
-_KINDS = "table|repeated|words|trials|beside|summary|between|premises"
+_KINDS = "table|repeated|words|trials|beside|summary|gains|between|premises"
 _BLOCK = re.compile(rf"(<!-- ({_KINDS})(?: ([^\n]+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
 _NUMBER = re.compile(
     r"(<!-- (gain|metric|share|time) ([\w.+-]+) ([^:\n]+): ([\w.+-]+)(?: over ([\w.+-]+))? -->).*?(<!-- end -->)"
@@ -83,6 +84,9 @@ class _Pages:
             return tables.premises(self.answers)
         if kind == "summary":
             return tables.summary(self.answers, place)
+        if kind == "gains":
+            word, _, methods = place.partition(": ")
+            return tables.gains([one for one in self.answers if word in one["study"]], methods.split(", "))
         if kind == "between":
             return tables.between(self.answers, *place.split(" and ", 1))
         if kind == "beside":

@@ -73,6 +73,31 @@ def summary(answers: Sequence[Record], method: str) -> str:
     return "\n".join(table(rows))
 
 
+def gains(answers: Sequence[Record], methods: Sequence[str]) -> str:
+    """Return a table of the gains of several methods over the student alone, a row for each study and length.
+
+    Args:
+        answers: of the studies; those that explore on the selection part are left out.
+        methods: a column each.
+
+    Raises:
+        ValueError: no study has a method.
+    """
+    rows = []
+    for answer, length, of_study in _reported(answers):
+        by_name = {row["method"]: row for row in length["rows"]}
+        form, alone = ".1f" if answer["scale"] > 1 else ".3f", by_name[st.STUDENT]
+        rows.append({
+            **of_study, "seeds": str(len(alone["metrics"])), "student alone": text(alone["metric"], form),
+            **{name: difference(by_name[name]["to_student"], "+" + form) if name in by_name else "-" for name in methods},
+            "teacher": text(answer["teacher"]["metric"], form),
+        })  # fmt: skip
+    for name in methods:
+        if all(row[name] == "-" for row in rows):
+            raise ValueError(f"gains must name methods of the studies, got {name!r}, which is in none")
+    return "\n".join(table(rows))
+
+
 def premises(answers: Sequence[Record]) -> str:
     """Return a table of what studies can tell: teacher's lead, how far the student alone has come, how seeds differ, how many
     a gain worth having needs (see `statistics.pilot`).

@@ -8,7 +8,7 @@ from made_up_runs import GAINS, STUDENT, STUDY, made_up, run
 
 from freqkd.studies.answer import summarise
 from freqkd.studies.statistics import difference, seeds_needed
-from freqkd.studies.tables import beside, between, number, premises, summary, trials
+from freqkd.studies.tables import beside, between, gains, number, premises, summary, trials
 
 EXPLORED = STUDY | {"study": "forms", "metric_name": "box AP, selection part"}
 
@@ -45,6 +45,18 @@ def test_a_method_over_studies():
     assert over_student.startswith("+0.0700, +0.0")
     assert over_student.endswith(": helps")
     assert over_mse.startswith("+0.0300, ")
+
+
+def test_gains_of_methods_over_studies():
+    answers = [summarise(STUDY, made_up()), summarise(STUDY | {"study": "b"}, made_up({"student": [0.0] * 2}))]
+    table = rows(gains([*answers, summarise(EXPLORED, made_up())], ["low", "mse"]))
+    found = difference(dict(enumerate(np.add(STUDENT, GAINS["mse"]))), dict(enumerate(STUDENT)))
+    assert table["cells, 300 steps"][:3] == ["box AP", "5", "0.400"]
+    assert table["cells, 300 steps"][4:] == [f"+0.040, {found.low:+.3f} to {found.high:+.3f}", "0.540"]
+    assert table["b, 300 steps"] == ["box AP", "2", "0.410", "-", "-", "0.540"]
+    assert len(table) == 2
+    with pytest.raises(ValueError, match="gains must name methods of the studies, got 'cwd', which is in none"):
+        gains(answers, ["mse", "cwd"])
 
 
 class TestBetween:
