@@ -194,38 +194,59 @@ def _row(name: str, runs: Sequence[Record], target: float) -> Record:
 def words(answer: Record, length: Record) -> str:
     """Return two sentences about one length: what the data support, and what they do not.
 
-    Comparisons with MSE, PKD and the control are told of methods that help. Methods of one seed are counted only.
+    Comparisons with MSE, PKD and the control are told of methods that help, and only named where they are unsettled. Methods of
+    one seed are counted only.
     """
-    form, settled, unsettled, seen, single = form_of(answer), [], [], [], 0
-    for row in length["rows"]:
-        for key, compared in COMPARED.items():
+    form, seen, single = form_of(answer), [], 0
+    settled: dict[str, list[str]] = {}
+    unsettled: dict[str, list[str]] = {}
+    for key, compared in COMPARED.items():
+        for row in length["rows"]:
             entry = row[key]
             if not entry or "verdict" not in entry or (compared and row["to_student"]["verdict"] != "helps"):
                 continue
-            numbers, images = difference(entry, "+" + form), entry["over_images"]
+            name, numbers, images = f"`{row['method']}`", difference(entry, "+" + form), entry["over_images"]
             if len(row["metrics"]) == 1:
                 single += 1
-                continue
-            if entry["verdict"] == "cannot tell":
-                more = "" if compared else f": {entry['words']}"
-                unsettled.append(f"`{row['method']}`{compared} ({numbers}{more})")
+            elif entry["verdict"] == "cannot tell":
+                unsettled.setdefault(compared, []).append(name + f" ({numbers}: {entry['words']})" * (not compared))
                 seen += [row["could_see"]] if row["could_see"] and not compared else []
-                continue
-            margin = f" by {length['worthwhile']:{form}} or more" * (entry["verdict"] == "does not help")
-            settled.append(f"`{row['method']}` {entry['verdict']}{compared}{margin} ({numbers})")
-            if images and not margin and images[0] <= 0 <= images[1]:
-                unsettled.append(
-                    f"`{row['method']}`{compared} on other images ({difference(entry, '+' + form, images)})"
-                )
-    if single:
-        unsettled.append(f"{single} method{'s' * (single > 1)} of one seed (run 2 more)")
-    claim = f"that {'; '.join(settled)}" if settled else "no claim about a method"
-    verdict = f"a verdict on {'; '.join(unsettled)}, " if unsettled else ""
+            else:
+                margin = f" by {length['worthwhile']:{form}} or more" * (entry["verdict"] == "does not help")
+                settled.setdefault(f"{entry['verdict']}{compared}{margin}", []).append(f"{name} ({numbers})")
+                if images and not margin and images[0] <= 0 <= images[1]:
+                    on_others = f"{name} ({difference(entry, '+' + form, images)})"
+                    unsettled.setdefault(f"{compared} on other images", []).append(on_others)
+    claims = [f"{_listed(names)} {_plural(verdict) if names[1:] else verdict}" for verdict, names in settled.items()]
+    open_ = [f"{_listed(names)}{compared}" for compared, names in unsettled.items()]
+    open_ += [f"{single} method{'s' * (single > 1)} of one seed (run 2 more)"] * bool(single)
+    claim = f"that {'; '.join(claims)}" if claims else "no claim about a method"
+    verdict = f"a verdict on {'; '.join(open_)}, " if open_ else ""
     limit = f"the absence of differences below {max(seen):{form}} for these, " if seen else ""
     return (
         f"For {answer['study']} at {length['length']} the data support {claim}. They do not support "
         f"{verdict}{limit}{'or ' if verdict else ''}a claim about other data, networks or budgets."
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them.
+
+    >>> _listed(["a"]), _listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _plural(verdict: str) -> str:
+    """Return a verdict of several methods.
+
+    >>> _plural("helps compared with MSE"), _plural("does not help by 0.5 or more")
+    ('help compared with MSE', 'do not help by 0.5 or more')
+    """
+    singular = dict(helps="help", hurts="hurt", does="do")
+    first, _, rest = verdict.partition(" ")
+    return f"{singular[first]} {rest}".rstrip()
 
 
 def markdown(answer: Record, picture: str = "curves.png") -> str:

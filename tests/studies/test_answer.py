@@ -168,13 +168,18 @@ class TestWords:
     def test_say_what_is_supported_and_what_is_not(self):
         first, second = self.of(made_up())
         assert first.startswith("For cells at 300 steps the data support that ")
-        assert "`details` helps (+0.0700, " in first
-        assert "`details` helps compared with MSE (+0.0300, " in first
-        assert "`details` helps compared with its random-teacher control (+0.0680, " in first
-        assert "`low` hurts (-0.0300, " in first
-        assert "`low` hurts compared" not in first
-        assert "`nothing` does not help by 0.0140 or more (" in first
-        assert "`unclear`" not in first
+        number = r"\([+-]0\.\d{4}, [+-]0\.\d{4} to [+-]0\.\d{4}\)"
+        claims = re.sub(number, "(#)", first.split("support that ")[1]).split("; ")
+        assert claims == [
+            "`details` (#) and `mse` (#) help",
+            "`low` (#) hurts",
+            "`nothing` (#) does not help by 0.0140 or more",
+            "`details` (#) helps compared with MSE",
+            "`details` (#) helps compared with its random-teacher control",
+        ]
+        assert "`details` (+0.0700, " in first
+        assert "`details` (+0.0300, " in first
+        assert "`details` (+0.0680, " in first
         assert re.search(
             r"a verdict on `unclear` \(\+0\.0120, -0\.\d+ to 0?\+?0\.\d+: cannot tell yet, \d+ more seeds? would\)",
             second,
@@ -182,9 +187,17 @@ class TestWords:
         assert "`details`" not in second
         assert second.endswith("or a claim about other data, networks or budgets.")
 
+    def test_unsettled_comparisons_are_named_once(self):
+        gains = {name: GAINS[name] for name in ("student", "mse", "details")}
+        gains |= {"pkd": [x + 0.001 for x in GAINS["mse"]], "other": [x - 0.001 for x in GAINS["mse"]]}
+        _, second = self.of(made_up(gains))
+        assert second.startswith(
+            "a verdict on `other` and `pkd` compared with MSE; `mse` and `other` compared with PKD, or a"
+        )
+
     def test_no_effect(self):
         first, second = self.of(made_up({name: GAINS[name] for name in ("student", "nothing")}))
-        assert first.endswith("`nothing` does not help by 0.0140 or more (+0.0000, -0.0014 to +0.0014)")
+        assert first.endswith("`nothing` (+0.0000, -0.0014 to +0.0014) does not help by 0.0140 or more")
         assert second == "a claim about other data, networks or budgets."
 
     def test_what_could_have_been_missed(self):
@@ -200,8 +213,8 @@ class TestWords:
             for one in made_up({name: GAINS[name] for name in ("student", "details")})
         ]
         first, second = self.of(runs)
-        assert "`details` helps" in first
-        assert ("a verdict on `details` on other images (+0.0700, -0" in second) == doubt
+        assert re.search(r"`details` \([^)]*\) helps", first)
+        assert bool(re.search(r"a verdict on `details` \(\+0\.0700, -0[^)]*\) on other images", second)) == doubt
         assert ("other images" in second) == doubt
 
     def test_one_seed_supports_nothing(self):
@@ -212,8 +225,8 @@ class TestWords:
     def test_a_gain_that_a_random_teacher_gives_too(self):
         gains = GAINS | {"details-random-teacher": [0.070 + x for x in (0.02, -0.03, 0.01, 0.03, -0.02)]}
         first, second = self.of(made_up(gains))
-        assert "`details` helps (" in first
-        assert "`details` compared with its random-teacher control (-0.00" in second
+        assert re.search(r"that `details` \([^)]*\) and `mse` \([^)]*\) help;", first)
+        assert "; `details` compared with its random-teacher control, " in second
 
 
 class TestTables:
