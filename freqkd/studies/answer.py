@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from freqkd.studies import statistics as st
-from freqkd.studies.formatting import difference, form_of, is_timed, missed_classes, table, text
+from freqkd.studies.formatting import difference, form_of, missed_classes, table, text
 from freqkd.utils.files import write_whole
 
 Record = dict[str, Any]
@@ -98,16 +98,16 @@ def summarise(study: Record, runs: Sequence[Record]) -> Record:
             if length_of(run["budget"]) == length:
                 methods.setdefault(run["method"], {})[run["seed"]] = run
         pilot = {"pilot": study["pilot"][length]} if length in study.get("pilot", {}) else {}
-        answer["lengths"].append({"length": length, **pilot, **_summarise_length(study, methods)})
+        answer["lengths"].append({"length": length, **pilot, **_summarise_length(study, methods, bool(pilot))})
     return answer
 
 
-def _summarise_length(study: Record, methods: Mapping[str, Mapping[int, Record]]) -> Record:
+def _summarise_length(study: Record, methods: Mapping[str, Mapping[int, Record]], pilot: bool) -> Record:
     metrics = {name: {seed: run["metric"] for seed, run in by_seed.items()} for name, by_seed in methods.items()}
     alone, teacher = metrics[st.STUDENT], study["teacher"]["metric"]
     worthwhile = smallest_gain(study, alone)
-    target = st.mean_curve(run["curve"] for run in methods[st.STUDENT].values())[-1][1]
-    rows = {name: _row(name, [*by_seed.values()], target) for name, by_seed in methods.items()}
+    last, target = st.mean_curve(run["curve"] for run in methods[st.STUDENT].values())[-1]
+    rows = {name: _row(name, [*by_seed.values()]) for name, by_seed in methods.items()}
     for key in COMPARED:
         pairs = {name: other for name in rows if (other := _reference(key, name)) in rows and name != other}
         found = {name: st.difference(metrics[name], metrics[other]) for name, other in pairs.items()}
@@ -117,11 +117,14 @@ def _summarise_length(study: Record, methods: Mapping[str, Mapping[int, Record]]
             rows[name][key] = asdict(entry) | {"over_images": _over_images(methods[name], methods[pairs[name]])}
             if name in verdicts:
                 rows[name][key] |= asdict(verdicts[name]) | {"words": str(verdicts[name])}
+                if pilot and verdicts[name].verdict == "cannot tell":  # the number of seeds was fixed
+                    rows[name][key]["words"] = "cannot tell"
     tested = [entry for row in rows.values() if (entry := row["to_student"]) and entry.get("p_holm") is not None]
-    level = st.LEVEL / max(len(tested), 1)
+    level, student = st.LEVEL / max(len(tested), 1), rows[st.STUDENT]
     for name, row in rows.items():
-        if not is_timed(row, rows[st.STUDENT]):
-            row["seconds_to_student"] = None
+        row["timed"] = row["timed"] or (row["devices"] == student["devices"] and len(student["devices"]) == 1)
+        reached = st.seconds_to(target, row["curve"], row["pace"]) if row["timed"] and row["pace"] else None
+        row |= {"seconds_to_student": reached, "time_to_student": reached and reached / (last * student["pace"])}
         if entry := row["to_student"]:
             row["share"] = st.share_of_gap(metrics[name], alone, teacher)
             row["could_see"] = entry["deviation"] and st.smallest_difference(entry["deviation"], entry["seeds"], level)
@@ -143,17 +146,24 @@ def pilot_in_words(answer: Record, found: Record) -> str:
 
     Args:
         answer: with the study's scale.
-        found: by the pilot, and the number of its `seeds`.
+        found: by the pilot, with the number of its `seeds`, and the `most` that the study allowed.
 
-    >>> pilot_in_words(dict(scale=100), dict(seeds=3, deviation=0.6301, needed=9, worthwhile=0.9338))
-    'In a pilot of 3 seeds the paired differences deviate by 0.63, so that a gain of 0.93 needs 9 seeds.'
+    >>> pilot_in_words(dict(scale=100), dict(seeds=3, most=10, deviation=0.6301, needed=9, worthwhile=0.9338))
+    'In a pilot of 3 seeds the paired differences deviate by 0.63, so that a gain of 0.93 needs 9 seeds; 10 were allowed.'
     """
     needed, form = found["needed"] or f"more than {st.MOST_SEEDS}", form_of(answer)
     if found["deviation"] is None:
-        return f"In a pilot of {found['seeds']} seeds no deviation was found, so that all seeds of the study are run."
+        return (
+            f"In a pilot of {found['seeds']} seeds no deviation was found; the {found['most']} seeds allowed are run."
+        )
+    if not found["worthwhile"]:
+        return (
+            f"In a pilot of {found['seeds']} seeds the teacher is not above the student alone, so that no gain counts as the "
+            f"smallest worth having; the {found['most']} seeds allowed are run. metric.worthwhile= states one."
+        )
     return (
         f"In a pilot of {found['seeds']} seeds the paired differences deviate by {found['deviation']:{form}}, so that a gain "
-        f"of {found['worthwhile']:{form}} needs {needed} seeds."
+        f"of {found['worthwhile']:{form}} needs {needed} seeds; {found['most']} were allowed."
     )
 
 
@@ -169,13 +179,15 @@ def _over_images(method: Mapping[int, Record], reference: Mapping[int, Record]) 
     return st.image_interval(*draws) if known else None
 
 
-def _row(name: str, runs: Sequence[Record], target: float) -> Record:
+def _row(name: str, runs: Sequence[Record]) -> Record:
     devices = sorted({run.get("device") or "" for run in runs})
     costs = NUMBERS - {"metric"} if len(devices) > 1 else {}  # which say nothing of runs on several devices
     mean = {key: None if key in costs else float(np.mean([run[key] for run in runs])) for key in sorted(NUMBERS)}
     fidelity = [run["fidelity"] for run in runs if run["fidelity"] is not None]
     curve = st.mean_curve(run["curve"] for run in runs)
     options = [run["options"] for run in runs]
+    budget = runs[0]["budget"]
+    is_time = "seconds" in budget  # whose steps were measured beforehand, together
     return {
         "method": name,
         "options": [entry for i, entry in enumerate(options) if entry not in options[:i]],
@@ -184,7 +196,8 @@ def _row(name: str, runs: Sequence[Record], target: float) -> Record:
         "deviation": float(np.std([run["metric"] for run in runs], ddof=1)) if len(runs) > 1 else None,
         **dict.fromkeys([*COMPARED, "share", "could_see"]),
         "curve": curve,
-        "seconds_to_student": (pace := mean["seconds_per_step"]) and st.seconds_to(target, curve, pace),
+        "pace": budget["seconds"] / budget["steps"] if is_time else mean["seconds_per_step"],
+        "timed": is_time,
         "fidelity": float(np.mean(fidelity)) if fidelity else None,
         "trials": max(run["trials"] for run in runs),
         "devices": devices,
@@ -197,7 +210,7 @@ def words(answer: Record, length: Record) -> str:
     Comparisons with MSE, PKD and the control are told of methods that help, and only named where they are unsettled. Methods of
     one seed are counted only.
     """
-    form, seen, single = form_of(answer), [], 0
+    form, single = form_of(answer), 0
     settled: dict[str, list[str]] = {}
     unsettled: dict[str, list[str]] = {}
     for key, compared in COMPARED.items():
@@ -210,7 +223,6 @@ def words(answer: Record, length: Record) -> str:
                 single += 1
             elif entry["verdict"] == "cannot tell":
                 unsettled.setdefault(compared, []).append(name + f" ({numbers}: {entry['words']})" * (not compared))
-                seen += [row["could_see"]] if row["could_see"] and not compared else []
             else:
                 margin = f" by {length['worthwhile']:{form}} or more" * (entry["verdict"] == "does not help")
                 settled.setdefault(f"{entry['verdict']}{compared}{margin}", []).append(f"{name} ({numbers})")
@@ -221,11 +233,10 @@ def words(answer: Record, length: Record) -> str:
     open_ = [f"{_listed(names)}{compared}" for compared, names in unsettled.items()]
     open_ += [f"{single} method{'s' * (single > 1)} of one seed (run 2 more)"] * bool(single)
     claim = f"that {'; '.join(claims)}" if claims else "no claim about a method"
-    verdict = f"a verdict on {'; '.join(open_)}, " if open_ else ""
-    limit = f"the absence of differences below {max(seen):{form}} for these, " if seen else ""
+    verdict = f"a verdict on {'; '.join(open_)}, or " if open_ else ""
     return (
-        f"For {answer['study']} at {length['length']} the data support {claim}. They do not support "
-        f"{verdict}{limit}{'or ' if verdict else ''}a claim about other data, networks or budgets."
+        f"For {answer['study']} at {length['length']} the data support {claim}. They do not support {verdict}a claim about "
+        "other data, networks or budgets."
     )
 
 
@@ -284,7 +295,7 @@ def markdown(answer: Record, picture: str = "curves.png") -> str:
                 "method": row["method"], "trials": str(row["trials"]),
                 "s a step": text(row["seconds_per_step"], ".3g"), "s of training": text(row["train_seconds"], ".0f"),
                 "s to the student alone's final metric": text(
-                    row["seconds_to_student"], ".0f", "never" if is_timed(row, length["rows"][0]) else "-"
+                    row["seconds_to_student"], ".0f", "never" if row["timed"] else "-"
                 ),
                 "peak memory, MB": text(row["peak_memory_mb"], ".0f"), "fidelity": text(row["fidelity"], ".3f"),
             })  # fmt: skip
@@ -304,9 +315,9 @@ def _draw(answer: Record) -> Figure:
     shown = {}
     for panel, length in zip(figure.subplots(1, len(lengths), squeeze=False)[0], lengths):
         rows = [row for row in length["rows"] if row["method"] in names]
-        timed = all(is_timed(row, length["rows"][0]) for row in rows)
+        timed = all(row["timed"] and row["pace"] for row in rows)
         for row in rows:
-            along = [step * (row["seconds_per_step"] / 60 if timed else 1) for step, _ in row["curve"]]
+            along = [step * (row["pace"] / 60 if timed else 1) for step, _ in row["curve"]]
             i = names.index(row["method"])
             style = {"color": f"C{i % 10}", "linestyle": ("-", "--", ":")[i // 10 % 3]} if i else {"color": "black"}
             [shown[row["method"]]] = panel.plot(along, [metric for _, metric in row["curve"]], **style)

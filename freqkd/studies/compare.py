@@ -80,14 +80,15 @@ def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] |
             flush=True,
         )
         prepare(plan, jobs)
-    known = plan.about()["calibration"]
+    known, is_pilot, seeds = plan.about()["calibration"], plan.is_pilot, plan.seeds
     trials = [plan.training(name, trial, SEED, known) for name in study.methods for trial in study.trials(name)]
-    planned = [*trials, *(plan.training(name, {}, seed, known) for seed in plan.seeds for name in study.methods)]
+    planned = [*trials, *(plan.training(name, {}, seed, known) for seed in seeds for name in study.methods)]
     jobs.plan(planned)
     left = sum(job.seconds for job in planned if not job.result.exists()) / jobs.count
     finished = sum(job.result.exists() for job in planned)
     print(
-        f"{study.name}: {len(planned)} runs of {plan.length}, {finished} finished; about {in_words(left)} left",
+        f"{study.name}: {len(planned)} runs of {plan.length}, {finished} finished; about {in_words(left)} left"
+        + f", and then up to {study.seeds - len(seeds)} seeds that the pilot may ask for" * is_pilot,
         flush=True,
     )
     jobs.deadline = time.monotonic() + LATE[0] * left + LATE[1] if stop_late else jobs.deadline
@@ -101,14 +102,15 @@ def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] |
         if not is_finished or "metric" not in plan.about()["teacher"]:
             ((_, report),) = jobs.run([plan.evaluation()])
             plan.about(teacher=dict(metric=report["metric"], by_class=report.get("by_class")))
-        final = [plan.training(name, chosen[name], seed, known) for seed in plan.seeds for name in study.methods]
-        list(jobs.run(final))
-        if plan.is_pilot and jobs.done == len(planned):
-            print(f"{study.name}: {plan.end_pilot()}", flush=True)
-            seeds = [seed for seed in plan.seeds if seed >= study.pilot]
-            final = [plan.training(name, chosen[name], seed, known) for seed in seeds for name in study.methods]
+        list(jobs.run([plan.training(name, chosen[name], seed, known) for seed in seeds for name in study.methods]))
+        if is_pilot:
+            words_of_pilot, more = plan.end_pilot(), [seed for seed in plan.seeds if seed not in seeds]
+            final = [plan.training(name, chosen[name], seed, known) for seed in more for name in study.methods]
             jobs.plan(final)
             planned += final
+            print(
+                f"{study.name}: {words_of_pilot} {len(final)} more; about {in_words(jobs.time_left)} left", flush=True
+            )
             list(jobs.run(final))
     finally:
         ready = "metric" in plan.about()["teacher"] and any(plan.results.glob(f"{STUDENT}_*.json"))

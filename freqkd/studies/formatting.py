@@ -56,12 +56,3 @@ def missed_classes(teacher: Mapping[str, Any]) -> str:
     """
     known = [value for value in teacher.get("by_class") or [] if value is not None]
     return f"{sum(value < UNLEARNT for value in known)} of {len(known)}" if known else ""
-
-
-def is_timed(row: Mapping[str, Any], alone: Mapping[str, Any]) -> bool:
-    """Say whether the seconds of a row can be compared with those of the student alone: all are of one device.
-
-    >>> is_timed(dict(devices=["a", "b"]), dict(devices=["a"]))
-    False
-    """
-    return bool(row["devices"] == alone["devices"]) and len(alone["devices"]) == 1

@@ -34,9 +34,10 @@ from freqkd.studies.statistics import STUDENT
 from freqkd.utils.files import write_whole
 
 _KINDS = "table|repeated|words|trials|beside|summary|gains|between|premises"
-_BLOCK = re.compile(rf"(<!-- ({_KINDS})(?: ([^\n]+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
+_OLD = r"(?:(?!<!-- ).)*"  # what is written again
+_BLOCK = re.compile(rf"(<!-- ({_KINDS})(?: ([^\n]+?))? -->\n){_OLD}(<!-- end -->)", re.DOTALL)
 _NUMBER = re.compile(
-    r"(<!-- (gain|metric|share|time) ([\w.+-]+) ([^:\n]+): ([\w.+-]+)(?: over ([\w.+-]+))? -->).*?(<!-- end -->)"
+    rf"(<!-- (gain|metric|share|time) ([\w.+-]+) ([^:\n]+): ([\w.+-]+)(?: over ([\w.+-]+))? -->){_OLD}(<!-- end -->)"
 )
 
 
@@ -86,9 +87,10 @@ class _Pages:
             return tables.summary(self.answers, place)
         if kind == "gains":
             word, _, methods = place.partition(": ")
-            return tables.gains([one for one in self.answers if word in one["study"]], methods.split(", "))
+            return tables.gains([one for one in self.answers if word in one["study"]], methods.split(", "), word)
         if kind == "between":
-            return tables.between(self.answers, *place.split(" and ", 1))
+            method, _, other = place.partition(" and ")
+            return tables.between(self.answers, method, other)
         if kind == "beside":
             return tables.beside([self.at(one, asked, fewest=1) for one in place.split(", ")])
         if kind == "repeated":
@@ -96,7 +98,7 @@ class _Pages:
         answer, length = self.at(place, asked)
         if kind == "trials":
             files = sorted(self.results.joinpath(answer["study"], "search").glob("*.json"))
-            return tables.trials(answer, [json.loads(path.read_text("utf-8")) for path in files], length["length"])
+            return tables.trials(answer, length, [json.loads(path.read_text("utf-8")) for path in files])
         return words(answer, length) if kind == "words" else tables.methods_at(answer, length)
 
 
@@ -108,7 +110,7 @@ def fill(text: str, results: str | Path = "studies/results") -> str:
         results: folder of the results of all studies.
 
     Raises:
-        ValueError: a study has no such length, or no such method.
+        ValueError: a comment is not one of the kinds, or has no end; a study has no such length, or no such method.
     """
     pages = _Pages(results)
 
@@ -123,6 +125,15 @@ def fill(text: str, results: str | Path = "studies/results") -> str:
             raise ValueError(f"<!-- {asked} --> must name two methods for a gain, 'A over B', and else one")
         return f"{start}{tables.number(*pages.at(f'{name} {length}', asked), kind, method, other or '')}{end}"
 
+    parts = [*_BLOCK.finditer(text), *_NUMBER.finditer(text)]
+    read = {found.start() for found in parts} | {found.start(found.re.groups) for found in parts}  # and their ends
+    for comment in re.finditer("<!--.*?(?:-->|$)", text, re.DOTALL):
+        if comment.start() not in read:
+            line = 1 + text.count("\n", 0, comment.start())
+            raise ValueError(
+                f"line {line}: {comment[0]!r} must be a kind that python -m freqkd.studies.page --help lists, followed by its "
+                "<!-- end -->"
+            )
     return _NUMBER.sub(number, _BLOCK.sub(block, text))
 
 

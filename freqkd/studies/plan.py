@@ -214,8 +214,14 @@ class Plan:
 
     @property
     def is_pilot(self) -> bool:
-        """Whether a pilot is still to say how many seeds the study needs."""
-        return bool(self.study.pilot) and self.length not in self.about().get("pilot", {})
+        """Whether a pilot is still to say how many seeds the study needs: none of this size has seen these methods."""
+        found = self.about().get("pilot", {}).get(self.length, {})
+        seen = found.get("methods", {}) if found.get("seeds") == self.study.pilot else {}
+        return bool(self.study.pilot) and any(seen.get(name) != self.fingerprints[name] for name in self._offered)
+
+    @property
+    def _offered(self) -> list[str]:
+        return [name for name in self.study.methods if not name.endswith(CONTROL)]
 
     @property
     def seeds(self) -> range:
@@ -227,15 +233,28 @@ class Plan:
         return range(min(max(needed, study.pilot), study.seeds))
 
     def end_pilot(self) -> str:
-        """Let the first seeds say how many the study needs, and return it in words."""
+        """Let the first seeds of all methods that have them say how many the study needs, and return it in words.
+
+        A number that an earlier pilot of other methods has found stays the least.
+        """
         known, records = read_study(self.results)
-        metrics: dict[str, dict[int, float]] = {name: {} for name in self.study.methods if not name.endswith(CONTROL)}
+        first, made_of = range(self.study.pilot), {}
+        metrics: dict[str, dict[int, float]] = {}
         for run in records:
-            if run["method"] in metrics and length_of(run["budget"]) == self.length and run["seed"] < self.study.pilot:
-                metrics[run["method"]][run["seed"]] = run["metric"]
+            if length_of(run["budget"]) == self.length and run["seed"] in first and not run["method"].endswith(CONTROL):
+                metrics.setdefault(run["method"], {})[run["seed"]] = run["metric"]
+                made_of[run["method"]] = run["fingerprint"]
+        metrics = {name: runs for name, runs in metrics.items() if len(runs) == len(first)}
         alone = metrics.pop(STUDENT)
-        found = dict(seeds=self.study.pilot, **pilot(metrics, alone, smallest_gain(known, alone)))
-        known = self.about(pilot={self.length: found})
+        found = pilot(metrics, alone, smallest_gain(known, alone))
+        pilots = self.about().get("pilot", {})
+        before = pilots.get(self.length, {})
+        if before.get("seeds") == len(first) and before["methods"].items() <= made_of.items() and found["needed"]:
+            found["needed"] = before["needed"] and max(found["needed"], before["needed"])
+        found |= dict(
+            seeds=len(first), most=self.study.seeds, methods={name: made_of[name] for name in (STUDENT, *metrics)}
+        )
+        known = self.about("pilot", pilot={**pilots, self.length: found})
         return pilot_in_words(known, found)
 
     @property

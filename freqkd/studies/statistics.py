@@ -213,9 +213,11 @@ def pilot(
     with the deviation :math:`s_m` of paired differences of each of M methods to the student alone. The number is what
     `seeds_needed` gives for the smallest gain worth having at the level 5 % / M.
 
-    The rule reads deviations and not gains, so that the first runs may count among the final ones. In simulations of methods
-    without effect, three first seeds and at most ten or twenty, 4 to 5 % of the studies of four or six methods had a false
-    verdict, as they should; of those of a single method, whose deviation three seeds know badly, up to 9 %.
+    The rule reads deviations and not gains, so that the first runs may count among the final ones. (Where the gain worth having
+    is a tenth of the teacher's lead, it reads the student's mean, too.) In simulations of methods without effect, three first
+    seeds and at most ten or twenty, 4 to 5 % of the studies of four or six methods had a false verdict, as they should; of two
+    methods, whose deviation three seeds know less well, up to 7 %, of a single one up to 9 %. A true gain of that size is found
+    with a chance of 70 to 80 %, where the number is not cut.
 
     Args:
         methods: the metric of each seed, of each method.
@@ -238,7 +240,7 @@ def pilot(
     if not deviations:
         return dict(deviation=None, needed=None, worthwhile=worthwhile)
     deviation = float(np.sqrt(np.mean(np.square(deviations))))
-    needed = seeds_needed(worthwhile, deviation, LEVEL / len(deviations))
+    needed = seeds_needed(worthwhile, deviation, LEVEL / len(methods))
     return dict(deviation=deviation, needed=needed, worthwhile=worthwhile)
 
 

@@ -215,10 +215,10 @@ class Study:
         check_whole("seeds", self.seeds, 1, most=MOST_SEEDS)
         if self.pilot:
             check_whole("pilot", self.pilot, 2, most=MOST_SEEDS)
-            if self.pilot > self.seeds:
+            if self.pilot >= self.seeds:
                 raise ValueError(
-                    f"pilot must be at most seeds, the most runs that it may ask for, got {self.pilot} and {self.seeds}; "
-                    "0 is no pilot"
+                    f"pilot must be below seeds, the most runs that it may ask for, got {self.pilot} and {self.seeds}; name "
+                    "more with --seeds, or 0 for no pilot"
                 )
         check_whole("views", self.views, 0)
         check_flag("report", self.report)

@@ -8,7 +8,7 @@ import numpy as np
 
 from freqkd.studies import statistics as st
 from freqkd.studies.answer import COLUMNS, Record, length_of
-from freqkd.studies.formatting import difference, form_of, is_timed, missed_classes, table, text
+from freqkd.studies.formatting import difference, form_of, missed_classes, table, text
 from freqkd.studies.search import name_trial
 
 
@@ -22,10 +22,9 @@ def methods_at(answer: Record, length: Record, brief: bool = False) -> str:
     """
     form, rows = form_of(answer), []
     ordered = sorted(length["rows"], key=lambda row: -row["metric"]) if brief else length["rows"]
-    alone = row_of(length, st.STUDENT)
     shown = {key: head for key, head in COLUMNS.items() if key == "to_mse" or any(row[key] for row in length["rows"])}
     for row in ordered:
-        gain, reached = row["to_student"], row["seconds_to_student"]
+        gain = row["to_student"]
         deviation = "" if row["deviation"] is None else f" ± {row['deviation']:{form}}"
         cells = {
             "method": row["method"], "runs": str(len(row["metrics"])),
@@ -36,9 +35,9 @@ def methods_at(answer: Record, length: Record, brief: bool = False) -> str:
         if not brief:
             cells |= {
                 "share of gap": text(row["share"] and row["share"][:1], ".0%"),
-                "s a step": text(row["seconds_per_step"], ".2f"),
+                "s a step": text(row["pace"], ".2f"),
                 "time to the student alone's metric": text(
-                    reached and reached / alone["train_seconds"], ".0%", "never" if is_timed(row, alone) else "-"
+                    row["time_to_student"], ".0%", "never" if row["timed"] else "-"
                 ),
                 "verdict": (gain or {}).get("words", "-"),
             }
@@ -61,10 +60,11 @@ def summary(answers: Sequence[Record], method: str) -> str:
         form, by_name = form_of(answer), {row["method"]: row for row in length["rows"]}
         if method not in by_name:
             continue
-        row = by_name[method]
+        row, alone = by_name[method], by_name[st.STUDENT]
         rows.append({
-            **of_study, "seeds": str(len(row["metrics"])), "student alone": text(by_name[st.STUDENT]["metric"], form),
-            method: text(row["metric"], form), "teacher": text(answer["teacher"]["metric"], form),
+            **of_study, "seeds": str(row["to_student"]["seeds"] if row["to_student"] else len(row["metrics"])),
+            "student alone": text(alone["metric"], form), method: text(row["metric"], form),
+            "teacher": text(answer["teacher"]["metric"], form),
             **{f"gain over {name}": _judged(row[key], form) for key, name in
                (("to_student", "the student alone"), ("to_mse", "MSE"), ("to_pkd", "PKD"))},
         })  # fmt: skip
@@ -73,25 +73,36 @@ def summary(answers: Sequence[Record], method: str) -> str:
     return "\n".join(table(rows))
 
 
-def gains(answers: Sequence[Record], methods: Sequence[str]) -> str:
+def gains(answers: Sequence[Record], methods: Sequence[str], word: str = "") -> str:
     """Return a table of the gains of several methods over the student alone, a row for each study and length.
+
+    Gains that Holm's correction leaves are bold.
 
     Args:
         answers: of the studies; those that explore on the selection part are left out.
         methods: a column each.
+        word: that their names have, for messages.
 
     Raises:
-        ValueError: no study has a method.
+        ValueError: there is no study, or none has a method.
     """
     rows = []
     for answer, length, of_study in _reported(answers):
         by_name = {row["method"]: row for row in length["rows"]}
         form, alone = ".1f" if answer["scale"] > 1 else ".3f", by_name[st.STUDENT]
+        cells = {}
+        for name in methods:
+            entry = by_name[name]["to_student"] if name in by_name else None
+            cell = difference(entry, "+" + form)
+            if entry and entry["seeds"] < len(alone["metrics"]):
+                cell += f", {entry['seeds']} seed{'s' * (entry['seeds'] > 1)}"
+            cells[name] = f"**{cell}**" if entry and entry.get("verdict") in ("helps", "hurts") else cell
         rows.append({
-            **of_study, "seeds": str(len(alone["metrics"])), "student alone": text(alone["metric"], form),
-            **{name: difference(by_name[name]["to_student"], "+" + form) if name in by_name else "-" for name in methods},
+            **of_study, "seeds": str(len(alone["metrics"])), "student alone": text(alone["metric"], form), **cells,
             "teacher": text(answer["teacher"]["metric"], form),
         })  # fmt: skip
+    if not rows:
+        raise ValueError(f"gains must have a word in the name of a study that has run, got {word!r}")
     for name in methods:
         if all(row[name] == "-" for row in rows):
             raise ValueError(f"gains must name methods of the studies, got {name!r}, which is in none")
@@ -127,6 +138,8 @@ def premises(answers: Sequence[Record]) -> str:
             "seeds run": str(len(alone["metrics"])),
             "seeds that find a gain worth having": text(needed, "d"),
         })  # fmt: skip
+    if not rows:
+        raise ValueError("premises needs a study with two seeds of the student alone and a method")
     return "\n".join(table(rows))
 
 
@@ -144,43 +157,49 @@ def between(answers: Sequence[Record], method: str, other: str) -> str:
     for answer, length, of_study in _reported(answers):
         names = {row["method"] for row in length["rows"]}
         if {method, other} <= names:
-            form, (first, second) = form_of(answer), (row_of(length, name) for name in (method, other))
-            found = vars(gain(length, method, other))
+            form, found = form_of(answer), vars(gain(length, method, other))
+            first, second = (row_of(length, name)["metrics"] for name in (method, other))
+            seeds = first.keys() & second.keys() if found["paired"] else ()
+            means = [np.mean([runs[seed] for seed in seeds or runs]) for runs in (first, second)]
             rows.append({
-                **of_study, "seeds": str(found["seeds"]), method: text(first["metric"], form),
-                other: text(second["metric"], form), f"{method} - {other}": difference(found, "+" + form),
+                **of_study, "seeds": str(found["seeds"]), method: text(float(means[0]), form),
+                other: text(float(means[1]), form), f"{method} - {other}": difference(found, "+" + form),
             })  # fmt: skip
     if not rows:
-        raise ValueError(f"between must name two methods of a study, got {method!r} and {other!r}, which none has both")
+        raise ValueError(
+            f"between must name two methods, 'A and B', that a study has both, got {method!r} and {other!r}"
+        )
     return "\n".join(table(rows))
 
 
-def trials(answer: Record, records: Sequence[Record], length: str) -> str:
+def trials(answer: Record, length: Record, records: Sequence[Record]) -> str:
     """Return a table of a study's search at one length: the metric of each trial on the selection part, the chosen one bold.
+
+    A method without a final run has none.
 
     Args:
         answer: of the study.
+        length: one of its lengths.
         records: of its trials.
-        length: whose trials these are.
 
     Raises:
         ValueError: it has none.
     """
-    form, found = form_of(answer), [record for record in records if length_of(record["budget"]) == length]
+    form, found = form_of(answer), [record for record in records if length_of(record["budget"]) == length["length"]]
     if not found:
-        raise ValueError(f"trials must name a length of {answer['study']} with a search, got {length!r}")
+        raise ValueError(f"trials must name a length of {answer['study']} with a search, got {length['length']!r}")
     names = sorted({record["method"] for record in found}, key=lambda name: (name != st.STUDENT, name))
     rows = []
     for name in names:
         own = sorted(
             (record for record in found if record["method"] == name), key=lambda record: [*record["options"].values()]
         )
-        best = max((record["metric"] for record in own if record["metric"] is not None), default=None)
+        chosen = [options for row in length["rows"] if row["method"] == name for options in row["options"]]
         cells = []
         for record in own:
             number = text(record["metric"], form, "not finite")
             options = ", ".join(f"{key} {value:g}" for key, value in record["options"].items())
-            cells.append(f"{options or name_trial({})}: {f'**{number}**' if record['metric'] == best else number}")
+            cells.append(f"{options or name_trial({})}: {f'**{number}**' if record['options'] in chosen else number}")
         rows.append({"method": name, f"trials, {answer['metric_name']} on the selection part": "; ".join(cells)})
     return "\n".join(table(rows))
 
@@ -192,13 +211,22 @@ def beside(lengths: Sequence[tuple[Record, Record]]) -> str:
 
     Args:
         lengths: answers of studies, and the length of each.
+
+    Raises:
+        ValueError: a teacher is not above the student alone.
     """
     shares: dict[str, list[float]] = {}
     cells: dict[str, dict[str, str]] = {}
-    heads = [f"{answer['study']}, {length['length']}: {answer['metric_name']}" for answer, length in lengths]
+    heads = [
+        f"{answer['study']}, {length['length']}, {(seeds := len(length['rows'][0]['metrics']))} seed{'s' * (seeds > 1)}: "
+        f"{answer['metric_name']}"
+        for answer, length in lengths
+    ]
     for head, (answer, length) in zip(heads, lengths):
         alone = row_of(length, st.STUDENT)["metric"]
         gap = answer["teacher"]["metric"] - alone
+        if gap <= 0:
+            raise ValueError(f"beside needs a teacher above the student alone, but that of {head} is not")
         for row in length["rows"]:
             share = (row["metric"] - alone) / gap
             shares.setdefault(row["method"], []).append(share)
@@ -219,7 +247,7 @@ def number(answer: Record, length: Record, kind: str, method: str, other: str = 
         method, other: names.
 
     Raises:
-        ValueError: a method has no run at this length.
+        ValueError: a method has no run at this length, or no such number.
     """
     form = ".1f" if answer["scale"] > 1 else ".3f"
     names = {row["method"] for row in length["rows"]}
@@ -232,13 +260,15 @@ def number(answer: Record, length: Record, kind: str, method: str, other: str = 
         found = gain(length, method, other)
         ends = f" ({found.low:{form}} to {found.high:{form}})" if found.low is not None else ""
         return f"{found.mean:{form}}{ends}"
-    row, alone = row_of(length, method), row_of(length, st.STUDENT)
-    if kind == "share":
-        return text(row["share"] and row["share"][:1], ".0%").replace("%", " %")
-    if kind == "time":
-        reached = row["seconds_to_student"]
-        return text(reached and reached / alone["train_seconds"], ".0%", "-").replace("%", " %")
-    return text(row["metric"], form)
+    row = row_of(length, method)
+    if kind == "metric":
+        return text(row["metric"], form)
+    value = row["time_to_student"] if kind == "time" else row["share"] and row["share"][0]
+    if value is None:
+        raise ValueError(
+            f"a {kind} of {answer['study']}, {length['length']}, must be known, but that of {method} is not"
+        )
+    return f"{value:.0%}".replace("%", " %")
 
 
 def row_of(length: Record, method: str) -> Record:

@@ -137,6 +137,22 @@ class TestNumbers:
         runs = [one | {"budget": {"seconds": 600, "steps": 1000 + len(one["method"])}} for one in made_up()]
         assert [at["length"] for at in summarise(STUDY, runs)["lengths"]] == ["600 s"]
 
+    def test_times_of_equal_seconds_are_those_that_gave_the_steps(self):
+        runs = made_up({name: GAINS[name] for name in ("student", "details")})
+        for one in runs:  # the student's machine was busy, and the other run elsewhere
+            alone = one["method"] == "student"
+            one |= {
+                "budget": {"seconds": 60.0, "steps": 300 if alone else 150},
+                "seconds_per_step": 0.5 if alone else 0.1,
+            }
+            one["curve"] = [[step if alone else step // 2, metric] for step, metric in one["curve"]]
+            one["device"] = "a" if alone else "b"
+        answer = summarise(STUDY, runs)
+        details = row_of(answer, "details")
+        assert (details["pace"], details["seconds_to_student"]) == pytest.approx((0.4, 40.0))  # 100 of 150 steps
+        assert details["time_to_student"] == pytest.approx(2 / 3)
+        assert row_of(answer, "student")["time_to_student"] == pytest.approx(1.0)
+
     def test_a_length_without_the_student_alone_waits(self):
         started = made_up({"details": [0.0] * 5}, steps=900)
         assert len(summarise(STUDY, made_up() + started)["lengths"]) == 1
@@ -203,7 +219,16 @@ class TestWords:
     def test_what_could_have_been_missed(self):
         answer = summarise(STUDY, made_up())
         missed = row_of(answer, "unclear")["could_see"]
-        assert f"the absence of differences below {missed:.4f} for these" in self.of(made_up())[1]
+        line = next(line for line in markdown(answer).splitlines() if line.startswith("| unclear |"))
+        assert f" | {missed:.4f} | cannot tell yet, " in line
+
+    def test_after_a_pilot_no_further_seeds_are_asked_for(self):
+        study = STUDY | {"pilot": {"300 steps": dict(seeds=3, most=5, deviation=0.02, needed=34, worthwhile=0.014)}}
+        _, second = self.of(made_up(), study)
+        assert ": cannot tell), or a claim" in second
+        assert "In a pilot of 3 seeds" in markdown(summarise(study, made_up()))
+        assert "a gain of 0.0140 needs 34 seeds; 5 were allowed." in markdown(summarise(study, made_up()))
+        assert ": cannot tell yet, " in self.of(made_up(steps=600), study)[1]  # the pilot was of another length
 
     @pytest.mark.parametrize(("spread", "doubt"), [(0.5, True), (0.05, False)])
     def test_a_gain_that_other_images_may_not_show(self, spread, doubt):

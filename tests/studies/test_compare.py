@@ -192,6 +192,14 @@ def test_a_pilot_sets_the_number_of_seeds(finished, toy_study, tmp_path, capsys,
     run(tmp_path, study)  # the number stays
     assert json.loads(about.read_text())["pilot"] == known
     assert len(records(tmp_path)) == 2 * number
+    assert known["6 steps"]["methods"].keys() == {"student", "mse"}
+    plan = Plan(read_study(study), tmp_path / "results", tmp_path / "work")
+    more = Plan(read_study(study), tmp_path / "results", tmp_path / "work")
+    more.study.methods["pkd"] = more.study.methods["mse"]  # which the pilot has not seen
+    larger = Plan(read_study(study, pilot=3), tmp_path / "results", tmp_path / "work")
+    assert [one.is_pilot for one in (plan, more, larger)] == [False, True, True]
+    assert [list(one.seeds) for one in (plan, more, larger)] == [[*range(number)], [0, 1], [0, 1, 2]]
+    assert not more.is_finished
 
 
 def test_a_changed_method_is_refused(finished, toy_study, tmp_path):
@@ -271,15 +279,22 @@ def test_numbers_in_a_page_are_those_of_the_results(finished, tmp_path):
     sentence = "From <!-- metric toy 6 steps: student -->?<!-- end --> to <!-- metric toy 6 steps: mse --><!-- end -->."
     filled = fill(sentence, folder / "results")
     assert re.sub("<!--.*?-->", "", filled) == f"From {means['student']:.1f} to {means['mse']:.1f}."
-    beside = fill("<!-- beside toy 6 steps, toy 6 steps -->\n<!-- end -->", folder / "results")
-    assert len(beside.splitlines()) == 2 + 2 + 2
+    with pytest.raises(
+        ValueError, match="beside needs a teacher above the student alone, but that of toy, 6 steps, 2 seeds"
+    ):
+        fill("<!-- beside toy 6 steps, toy 6 steps -->\n<!-- end -->", folder / "results")
     for wrong, message in {
         "gain toy 6 steps: mse": "must name two methods for a gain",
         "metric toy 6 steps: pkd": "a number of toy, 6 steps, must be of mse, student, got 'pkd'",
         "share toy 9 steps: mse": "must name a length of toy: 6 steps",
+        "gian toy 6 steps: mse over student": r"line 2: '<!-- gian toy .* -->' must be a kind that .*--help lists",
+        "metric toy 6 steps:mse": "line 2: .* must be a kind",
+        "metric toy 6 steps: mse --><!-- metric toy 6 steps: mse": "line 2: .* followed by its <!-- end -->",
     }.items():
         with pytest.raises(ValueError, match=message):
-            fill(f"<!-- {wrong} --><!-- end -->", folder / "results")
+            fill(f"first\n<!-- {wrong} -->?<!-- end --> last", folder / "results")
+    with pytest.raises(ValueError, match=r"line 1: .* followed by its <!-- end -->"):  # nothing of the page is lost
+        fill("<!-- words toy 6 steps -->\nold\n\nkept <!-- metric toy 6 steps: mse --><!-- end -->", folder / "results")
     trials = fill("<!-- trials toy 6 steps -->\n<!-- end -->", folder / "results")
     assert trials.count("**") == 2 * 2
     shutil.copytree(folder / "results", tmp_path / "once")

@@ -22,6 +22,10 @@ def rows(table):
 class TestPremises:
     STUDY = STUDY | {"teacher": {"metric": 0.54, "by_class": [0.9, 0.0099, 0.01, None, 0.0]}}
 
+    def test_one_seed_has_no_row(self):
+        with pytest.raises(ValueError, match="premises needs a study with two seeds"):
+            premises([summarise(STUDY, made_up({"student": [0.0], "mse": [0.1]}))])
+
     def test_a_row_for_each_length_with_several_seeds(self):
         few = [run(method, 0, 0.5, steps=600) for method in ("student", "mse")]  # one seed has no deviation
         chosen = {key: GAINS[key] for key in ("student", "mse", "unclear")}
@@ -52,11 +56,17 @@ def test_gains_of_methods_over_studies():
     table = rows(gains([*answers, summarise(EXPLORED, made_up())], ["low", "mse"]))
     found = difference(dict(enumerate(np.add(STUDENT, GAINS["mse"]))), dict(enumerate(STUDENT)))
     assert table["cells, 300 steps"][:3] == ["box AP", "5", "0.400"]
-    assert table["cells, 300 steps"][4:] == [f"+0.040, {found.low:+.3f} to {found.high:+.3f}", "0.540"]
+    assert table["cells, 300 steps"][4:] == [f"**+0.040, {found.low:+.3f} to {found.high:+.3f}**", "0.540"]
     assert table["b, 300 steps"] == ["box AP", "2", "0.410", "-", "-", "0.540"]
     assert len(table) == 2
     with pytest.raises(ValueError, match="gains must name methods of the studies, got 'cwd', which is in none"):
         gains(answers, ["mse", "cwd"])
+    with pytest.raises(ValueError, match="gains must have a word in the name of a study that has run, got 'roads'"):
+        gains([], ["mse"], "roads")
+    fewer = [one for one in made_up() if one["method"] != "unclear" or one["seed"] < 2]
+    cell = rows(gains([summarise(STUDY, fewer)], ["unclear"]))["cells, 300 steps"][3]
+    assert cell.endswith(", 2 seeds")
+    assert "**" not in cell
 
 
 class TestBetween:
@@ -66,37 +76,45 @@ class TestBetween:
         values = {name: {s: STUDENT[s] + GAINS[name][s] for s in range(4)} for name in ("details", "mse")}
         found = difference(values["details"], values["mse"])
         assert table["cells, 300 steps"][1] == "4"
+        assert table["cells, 300 steps"][2:4] == [
+            f"{np.mean([*values[name].values()]):.4f}" for name in ("details", "mse")
+        ]
         assert table["cells, 300 steps"][-1] == f"{found.mean:+.4f}, {found.low:+.4f} to {found.high:+.4f}"
         assert table.keys() == {"cells, 300 steps"}  # not of the study that explores
 
     def test_a_length_with_one_of_them_is_left_out_and_none_is_an_error(self):
         answers = [summarise(STUDY, made_up() + made_up({"student": [0.0], "mse": [0.1]}, steps=600))]
         assert rows(between(answers, "details", "mse")).keys() == {"cells, 300 steps"}
-        with pytest.raises(ValueError, match="between must name two methods of a study, got 'details' and 'cwd'"):
+        with pytest.raises(
+            ValueError, match=r"between must name two methods, 'A and B', that .*, got 'details' and 'cwd'"
+        ):
             between(answers, "details", "cwd")
 
 
 class TestTrials:
+    ANSWER = summarise(STUDY, made_up({"student": [0.0], "mse": [0.1]}, options={"ratio": 2.0}))
+
     def trial(self, method, metric, **options):
         return run(method, 1000, 0.5) | {"metric": metric, "options": options}
 
-    def test_the_best_is_bold_and_options_are_in_order(self):
+    def test_the_chosen_one_is_bold_and_options_are_in_order(self):
         found = [
             self.trial("mse", 0.25, ratio=8.0),
             self.trial("mse", None, ratio=2.0, lr=2.0),
-            self.trial("mse", 0.375, ratio=2.0),
+            self.trial("mse", 0.25, ratio=2.0),  # of equal ones the study's first
             self.trial("student", 0.125, lr=2.0),
             self.trial("student", 0.0625, lr=0.5),
         ]
-        table = rows(trials(summarise(STUDY, made_up()), found, "300 steps"))
+        table = rows(trials(self.ANSWER, self.ANSWER["lengths"][0], found))
         assert [*table.items()] == [
-            ("student", ["lr 0.5: 0.0625; lr 2: **0.1250**"]),
-            ("mse", ["ratio 2: **0.3750**; ratio 2, lr 2: not finite; ratio 8: 0.2500"]),
+            ("student", ["lr 0.5: 0.0625; lr 2: 0.1250"]),
+            ("mse", ["ratio 2: **0.2500**; ratio 2, lr 2: not finite; ratio 8: 0.2500"]),
         ]
 
     def test_another_length_is_an_error(self):
+        length = self.ANSWER["lengths"][0] | {"length": "600 steps"}
         with pytest.raises(ValueError, match="trials must name a length of cells with a search, got '600 steps'"):
-            trials(summarise(STUDY, made_up()), [self.trial("mse", 0.25, ratio=8.0)], "600 steps")
+            trials(self.ANSWER, length, [self.trial("mse", 0.25, ratio=8.0)])
 
 
 def test_explorations_side_by_side_are_ordered_by_their_share_of_the_gap():
@@ -105,7 +123,9 @@ def test_explorations_side_by_side_are_ordered_by_their_share_of_the_gap():
         run(name, 0, metric) for name, metric in (("student", 50.0), ("mse", 50.1), ("details", 50.3), ("low", 50.16))
     ])  # fmt: skip
     table = beside([(answer, answer["lengths"][0]) for answer in (one, other)])
-    assert table.splitlines()[0] == "| form | cells, 300 steps: box AP | forms, 300 steps: box AP, selection part |"
+    assert table.splitlines()[0] == (
+        "| form | cells, 300 steps, 1 seed: box AP | forms, 300 steps, 1 seed: box AP, selection part |"
+    )
     assert [*rows(table).items()] == [
         ("details", ["-", "50.30 (+75%)"]),
         ("mse", ["0.4140 (+10%)", "50.10 (+25%)"]),
@@ -128,11 +148,19 @@ class TestNumber:
         assert self.of("metric", "details") == "0.470"
         assert self.of("share", "details") == "50 %"
         assert self.of("time", "details") == "67 %"  # its curve is there after two of three points
-        assert self.of("time", "low") == "-"
+        with pytest.raises(ValueError, match="a time of cells, 300 steps, must be known, but that of low is not"):
+            self.of("time", "low")
 
     def test_in_percent(self):
         answer = summarise(STUDY | {"scale": 100.0}, [run(m, 0, v) for m, v in (("student", 50.0), ("mse", 51.26))])
         assert number(answer, answer["lengths"][0], "gain", "mse", "student") == "1.3"  # one seed has no interval
+
+    def test_a_teacher_below_the_student_alone_has_no_gap(self):
+        answer = summarise(STUDY | {"teacher": {"metric": 0.1}}, made_up())
+        with pytest.raises(ValueError, match="a share of cells, 300 steps, must be known"):
+            number(answer, answer["lengths"][0], "share", "mse")
+        with pytest.raises(ValueError, match="beside needs a teacher above the student alone"):
+            beside([(answer, answer["lengths"][0])])
 
     def test_a_method_that_did_not_run(self):
         with pytest.raises(ValueError, match=r"a number of cells, 300 steps, must be of details, .*, got 'cwd'"):
