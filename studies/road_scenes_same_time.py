@@ -5,6 +5,6 @@ name = "road-scenes-same-time"
 budget = "120s"
 seeds, pilot = 10, 3
 search = dict(
-    methods=[dict(ratio=2.0), dict(ratio=2.0, lr=2.0), dict(ratio=2.0, lr=4.0)],
-    student=[dict(lr=1.0), dict(lr=2.0), dict(lr=4.0)],
+    methods=[dict(ratio=2.0), dict(ratio=2.0, lr=2.0), dict(ratio=2.0, lr=4.0), dict(ratio=2.0, lr=8.0)],
+    student=[dict(lr=1.0), dict(lr=2.0), dict(lr=4.0), dict(lr=8.0)],
 )

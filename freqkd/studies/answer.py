@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -61,6 +62,10 @@ def read_study(folder: str | Path) -> tuple[Record, list[Record]]:
     if () not in records:
         raise ValueError(f"{folder} must hold the study's record, a JSON file with {', '.join(sorted(STUDY))}")
     study = records.pop(())
+    tried = [json.loads(path.read_text("utf-8")) for path in Path(folder, "search").glob("*.json")]
+    counts = Counter((length_of(trial["budget"]), trial["method"]) for trial in tried)  # a search may have grown
+    for (length, method, _), record in records.items():
+        record["trials"] = counts[length, method] or record["trials"]
     if others := sorted({run["study"] for run in records.values()} - {study["study"]}):
         raise ValueError(f"{folder} holds runs of {', '.join(others)} beside the study {study['study']}")
     return study, list(records.values())

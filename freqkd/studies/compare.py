@@ -19,7 +19,7 @@ from freqkd.studies.other_images import evaluate_students
 from freqkd.studies.plan import CALIBRATION, Plan
 from freqkd.studies.quick import quick_study, verdict
 from freqkd.studies.run import device_name
-from freqkd.studies.search import SEED, choose
+from freqkd.studies.search import choose
 from freqkd.studies.statistics import CONTROL, STUDENT
 from freqkd.studies.study import POINTS, read_study
 from freqkd.utils.checkpoints import hash_weights, read_checkpoint, weights_of
@@ -81,7 +81,7 @@ def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] |
         )
         prepare(plan, jobs)
     known, is_pilot, seeds = plan.about()["calibration"], plan.is_pilot, plan.seeds
-    trials = [plan.training(name, trial, SEED, known) for name in study.methods for trial in study.trials(name)]
+    trials = plan.trials(known)
     planned = [*trials, *(plan.training(name, {}, seed, known) for seed in seeds for name in study.methods)]
     jobs.plan(planned)
     left = sum(job.seconds for job in planned if not job.result.exists()) / jobs.count
@@ -102,10 +102,10 @@ def compare(plan: Plan, jobs: Jobs, stop_late: bool = False) -> dict[str, Any] |
         if not is_finished or "metric" not in plan.about()["teacher"]:
             ((_, report),) = jobs.run([plan.evaluation()])
             plan.about(teacher=dict(metric=report["metric"], by_class=report.get("by_class")))
-        list(jobs.run([plan.training(name, chosen[name], seed, known) for seed in seeds for name in study.methods]))
+        list(jobs.run(plan.final(chosen, seeds, known)))
         if is_pilot:
-            words_of_pilot, more = plan.end_pilot(), [seed for seed in plan.seeds if seed not in seeds]
-            final = [plan.training(name, chosen[name], seed, known) for seed in more for name in study.methods]
+            words_of_pilot = plan.end_pilot()
+            final = plan.final(chosen, [seed for seed in plan.seeds if seed not in seeds], known)
             jobs.plan(final)
             planned += final
             print(

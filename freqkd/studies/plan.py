@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class Plan:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Names for what the runs of each method are made of, beside budget, options and seed."""
+        """Names for what the runs of each method are made of, beside budget, options and seed; a search may grow."""
         study, teacher = self.study, {key: value for key, value in self.study.teacher.items() if key != "config"}
         if "steps" in teacher:
             teacher.pop("checkpoint", None)
@@ -89,7 +89,7 @@ class Plan:
         for name, method in study.methods.items():
             about = {key: value for key, value in vars(method).items() if value and key not in ("prompts", "head")}
             stage = _content(self.stages[name]) if name in self.stages else None
-            found[name] = self._digest([*shared, about, stage, study.trials(name)])
+            found[name] = self._digest([*shared, about, stage])
         return found
 
     def _digest(self, parts: Any) -> str:
@@ -178,8 +178,8 @@ class Plan:
             name = record.get("method")
             if name in prints and record["fingerprint"] != prints[name]:
                 raise ValueError(
-                    f"methods.{name} must be as it was when {path} was made, and so must student, teacher, selection, "
-                    "search and views; give what is new another name, or delete the old results"
+                    f"methods.{name} must be as it was when {path} was made, and so must student, teacher, selection "
+                    "and views; give what is new another name, or delete the old results"
                 )
         known = self.about().get("calibration", {}).get("seconds_per_step", {})
         runs = {path.name.split("_")[0] for path in self.results.glob("*_seed*.json")}
@@ -210,7 +210,36 @@ class Plan:
         if not {*self.timed} <= known["seconds_per_step"].keys() or self.is_pilot:
             return False
         runs = [self.training(name, {}, seed, known) for name in self.study.methods for seed in self.seeds]
-        return all(run.result.exists() for run in runs)
+        return all(run.result.exists() for run in [*self.trials(known), *runs])
+
+    def trials(self, known: Mapping[str, Any]) -> list[Job]:
+        """Return the trials of the search, in the order of the study."""
+        study = self.study
+        return [self.training(name, trial, SEED, known) for name in study.methods for trial in study.trials(name)]
+
+    def final(
+        self, chosen: Mapping[str, Mapping[str, Any]], seeds: Iterable[int], known: Mapping[str, Any]
+    ) -> list[Job]:
+        """Return final runs of all methods, seed by seed.
+
+        Args:
+            chosen: the options that the search has chosen for each method.
+            seeds: of the runs.
+            known: the calibration.
+
+        Raises:
+            ValueError: one is finished, with other options than the search chooses now.
+        """
+        jobs = [self.training(name, chosen[name], seed, known) for seed in seeds for name in self.study.methods]
+        for name, job in zip(self.study.methods, jobs):
+            for path in sorted(self.results.glob(f"{job.result.name.rsplit('_seed')[0]}_seed*.json")):
+                made = json.loads(path.read_text("utf-8"))["options"]
+                if made != chosen[name]:
+                    raise ValueError(
+                        f"search chooses {name_trial(chosen[name])} for {name} now, but {path} was made with "
+                        f"{name_trial(made)}; delete the final runs of {name} of this length, or give the study another name"
+                    )
+        return jobs
 
     @property
     def is_pilot(self) -> bool:

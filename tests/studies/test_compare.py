@@ -202,6 +202,33 @@ def test_a_pilot_sets_the_number_of_seeds(finished, toy_study, tmp_path, capsys,
     assert not more.is_finished
 
 
+def test_a_search_may_grow(finished, toy_study, tmp_path, monkeypatch):
+    shutil.copytree(finished[0] / "results", tmp_path / "results")
+    monkeypatch.setattr(jobs, "launch", None)
+    more = "search['methods'].append(dict(ratio=0.5))\nsearch['student'].append(dict(lr=0.5))"
+    study, before = toy_study(tmp_path, more, reads=str(finished[0] / "reads")), records(tmp_path)
+    plan = Plan(read_study(study), tmp_path / "results", tmp_path / "work")
+    assert not plan.is_finished
+    for method, known, new in (("mse", "ratio1", "ratio0.5"), ("student", "lr1", "lr0.5")):  # as if they had run
+        trial = tmp_path / f"results/toy/search/{method}_6-steps_trial-{known}.json"
+        options = {new.rstrip("0.5"): 0.5}
+        record = json.loads(trial.read_text()) | dict(metric=0.0, options=options)
+        trial.with_stem(trial.stem.replace(known, new)).write_text(json.dumps(record))
+    assert plan.is_finished
+    run(tmp_path, study)  # the new trials are not chosen
+    assert records(tmp_path) == before
+    rows = json.loads((tmp_path / "results/toy/answer.json").read_text())["lengths"][0]["rows"]
+    assert {row["trials"] for row in rows} == {3}
+    trial = tmp_path / "results/toy/search/mse_6-steps_trial-ratio0.5.json"
+    trial.write_text(json.dumps(json.loads(trial.read_text()) | dict(metric=99.0)))
+    message = (
+        r"search chooses ratio0\.5 for mse now, but .*mse_6-steps_seed0\.json was made with ratio[14]; delete the final"
+    )
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, study)
+    assert records(tmp_path) == before
+
+
 def test_a_changed_method_is_refused(finished, toy_study, tmp_path):
     shutil.copytree(finished[0] / "results", tmp_path / "results")
     study = read_study(toy_study(tmp_path, "methods['mse']['terms']['loss_mse']['loss'] = dict(type='freqkd.PKDLoss')"))
