@@ -234,6 +234,9 @@ def _distillation(pair: Pair, terms: Sequence[Term], teacher: Mapping[str, Any],
         *([_run(out, "prompts.py", more="          # first")] if any(term.prompts for term in terms) else []),
         _run(out, "distillation.py"),
         _run(out, "distillation.py", "test", f" {out}/runs/distillation/CHECKPOINT.pth"),
+        "",
+        "With a loss on feature maps, two to eight times the student's learning rate was best on three small data sets",
+        "(docs/comparison.md), so try a higher one, too: --cfg-options optim_wrapper.optimizer.lr=...",
     ]
     what = f"Distillation of {title(pair.student.name)} from {title(pair.teacher.name)}."
     return _file(what, words, "./student.py", settings, comments)

@@ -182,6 +182,7 @@ def test_an_address_is_written_and_not_fetched(baseline, tmp_path, capsys):
     assert main(arguments) == 0
     assert read_config(tmp_path / "out/distillation.py").model.teacher.checkpoint == address
     assert f"freqkd train {tmp_path}/out/distillation.py" in capsys.readouterr().out
+    assert "--cfg-options optim_wrapper.optimizer.lr=..." in (tmp_path / "out/distillation.py").read_text()
 
 
 @pytest.mark.parametrize(
