@@ -235,8 +235,8 @@ def _distillation(pair: Pair, terms: Sequence[Term], teacher: Mapping[str, Any],
         _run(out, "distillation.py"),
         _run(out, "distillation.py", "test", f" {out}/runs/distillation/CHECKPOINT.pth"),
         "",
-        "With a loss on feature maps, two to eight times the student's learning rate was best on three small data sets",
-        "(docs/comparison.md), so try a higher one, too: --cfg-options optim_wrapper.optimizer.lr=...",
+        "With a loss on feature maps and AdamW, two to sixteen times the student's learning rate was best on three small data",
+        "sets (docs/comparison.md), so try a higher one, too: --cfg-options optim_wrapper.optimizer.lr=...",
     ]
     what = f"Distillation of {title(pair.student.name)} from {title(pair.teacher.name)}."
     return _file(what, words, "./student.py", settings, comments)

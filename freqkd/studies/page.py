@@ -2,19 +2,19 @@
 
 What stands between a comment `<!-- KIND ... -->` and `<!-- end -->` is written again from `studies/results/`:
 
-==================================== =================================================================================
-``table STUDY LENGTH``               a row for each method, e.g. ``table blood-cells 240 steps``
-``repeated STUDY LENGTH``            those with more than one seed, by the metric, with the seeds that all have
-``words STUDY LENGTH``               the sentences of the answer
-``trials STUDY LENGTH``              its search
-``beside STUDY LENGTH, ...``         explorations side by side, one seed
-``summary METHOD``                   a row for each study and length that judges a method on the reported split
-``gains WORD: METHOD, METHOD``         a row for each study and length with a word in its name, a column for each method
-``between METHOD and METHOD``        the same, of their difference
-``premises``                         the same, of what each study can tell
-``gain STUDY LENGTH: METHOD over METHOD`` a difference with its interval, within a sentence
-``metric``, ``share``, ``time``      likewise, of ``STUDY LENGTH: METHOD``; see `tables.number`
-==================================== =================================================================================
+=============================== ==============================================================================
+``table STUDY LENGTH``          a row for each method, e.g. ``table blood-cells 240 steps``
+``repeated STUDY LENGTH``       those with more than one seed, by the metric, with the seeds that all have
+``words STUDY LENGTH``          the sentences of the answer
+``trials STUDY LENGTH``         its search
+``beside STUDY LENGTH, ...``    explorations side by side, with the seeds that all forms have
+``summary METHOD``              a row for each study and length that judges a method on the reported split
+``gains WORD: METHOD, ...``     a row for each whose study has a word in its name, a column for each method
+``between METHOD and METHOD``   a row for each, of the difference of two methods
+``premises``                    a row for each, of what it can tell
+``gain STUDY LENGTH: A over B`` a difference with its interval, within a sentence
+``metric STUDY LENGTH: METHOD`` likewise a metric; ``share`` and ``time``: see `tables.number`
+=============================== ==============================================================================
 """
 
 from __future__ import annotations
