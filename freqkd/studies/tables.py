@@ -159,7 +159,9 @@ def between(answers: Sequence[Record], method: str, other: str) -> str:
         if {method, other} <= names:
             form, found = form_of(answer), vars(gain(length, method, other))
             first, second = (row_of(length, name)["metrics"] for name in (method, other))
-            seeds = first.keys() & second.keys() if found["paired"] else ()
+            seeds = (
+                sorted(first.keys() & second.keys()) if found["paired"] else []
+            )  # in order, for the last digit of a mean
             means = [np.mean([runs[seed] for seed in seeds or runs]) for runs in (first, second)]
             rows.append({
                 **of_study, "seeds": str(found["seeds"]), method: text(float(means[0]), form),
