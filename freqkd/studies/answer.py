@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from freqkd.studies import statistics as st
-from freqkd.studies.formatting import difference, form_of, missed_classes, table, text
+from freqkd.studies.formatting import difference, form_of, missed_classes, table, table_of_classes, text
 from freqkd.utils.files import write_whole
 
 Record = dict[str, Any]
@@ -204,9 +204,16 @@ def _row(name: str, runs: Sequence[Record]) -> Record:
         "pace": budget["seconds"] / budget["steps"] if is_time else mean["seconds_per_step"],
         "timed": is_time,
         "fidelity": float(np.mean(fidelity)) if fidelity else None,
+        "by_class": _by_class(runs),
         "trials": max(run["trials"] for run in runs),
         "devices": devices,
     }
+
+
+def _by_class(runs: Sequence[Record]) -> dict[str, list[float | None]] | None:
+    """Return the metric of each class in each run; None where one of the runs has none."""
+    known = [run.get("by_class") or {} for run in runs]
+    return {name: [one[name] for one in known] for name in known[0]} if all(known) else None
 
 
 def words(answer: Record, length: Record) -> str:
@@ -305,6 +312,8 @@ def markdown(answer: Record, picture: str = "curves.png") -> str:
                 "peak memory, MB": text(row["peak_memory_mb"], ".0f"), "fidelity": text(row["fidelity"], ".3f"),
             })  # fmt: skip
         lines += ["", *table(gains), "", *table(costs)]
+        if by_class := table_of_classes(answer, length):
+            lines += ["", f"{answer['metric_name']} of each class:", "", *by_class]
     return "\n".join(lines) + "\n"
 
 

@@ -14,6 +14,7 @@ import torch
 from mmengine.hooks import Hook
 
 from freqkd.registry import HOOKS
+from freqkd.studies.statistics import by_class
 from freqkd.utils.files import write_whole
 from freqkd.utils.patches import replaced
 
@@ -39,10 +40,10 @@ class StudyHook(Hook):
         self.points: dict[int, float] = {}
         self.value = math.nan  # of the last evaluation, and what it was made of
         self.seconds = 0.0
-        self.exact: dict[
-            str, float
-        ] = {}  # box AP and the mean IoU of every evaluator, by their keys, and the arrays behind them
+        # Box AP and the mean IoU of every evaluator, by their keys, and the arrays and the names of classes behind them.
+        self.exact: dict[str, float] = {}
         self.arrays: dict[str, dict[str, Any]] = {}
+        self.classes: dict[str, list[str]] = {}
         self.empty: set[str] = set()  # prefixes of evaluators that were given no detection
         self.images: dict[str, Any] = {}
         self.labels: list[Any] = []
@@ -79,6 +80,13 @@ class StudyHook(Hook):
         """Keep the metric."""
         self._read(metrics or {})
 
+    def by_class(self) -> dict[str, float | None] | None:
+        """Return the metric of each class in the last evaluation, from 0 to 1, None for a class that no image has.
+
+        None where the arrays of images are not known.
+        """
+        return dict(zip(self.classes[self.metric["key"]], by_class(self.images))) if self.images else None
+
     def _read(self, metrics: Mapping[str, float]) -> None:
         key = self.metric["key"]
         nothing = 0.0 if key.rpartition("/")[0] in self.empty else None
@@ -94,27 +102,29 @@ class StudyHook(Hook):
         self.value, self.seconds = value if self.metric["larger"] else -value, time.monotonic() - self.seconds
 
     def _watch(self, evaluator: Any) -> None:
-        self.exact, self.arrays, self.empty, self.labels, self.seconds = {}, {}, set(), [], time.monotonic()
+        self.exact, self.arrays, self.classes, self.empty, self.labels = {}, {}, {}, set(), []
+        self.seconds = time.monotonic()
         for metric in evaluator.metrics:
             vars(metric).pop("compute_metrics", None)  # of the validation before
             note = self._note_boxes if hasattr(metric, "_coco_api") else self._note_areas
-            given = dict(compute=metric.compute_metrics, prefix=metric.prefix or "")
+            names = list((metric.dataset_meta or {}).get("classes", ()))
+            given = dict(compute=metric.compute_metrics, prefix=metric.prefix or "", classes=names)
             metric.compute_metrics = lambda results, note=note, given=given: note(results=results, **given)
 
-    def _note(self, prefix: str, name: str, value: float, arrays: dict[str, Any]) -> None:
-        key = f"{prefix}/{name}" if prefix else name
-        self.exact[key], self.arrays[key] = value, arrays
+    def _note(self, key: str, value: float, arrays: dict[str, Any], classes: list[str]) -> None:
+        self.exact[key], self.arrays[key], self.classes[key] = value, arrays, classes
 
-    def _note_areas(self, compute: Any, results: list[Any], prefix: str = "") -> Any:
+    def _note_areas(self, compute: Any, results: list[Any], prefix: str, classes: list[str]) -> Any:
         found = compute(results)
         if "mIoU" in found:
             intersection, union = (torch.stack(column).double().numpy() for column in list(zip(*results))[:2])
             seen = union.sum(0) > 0
             value = 100 * float((intersection.sum(0)[seen] / union.sum(0)[seen]).mean())
-            self._note(prefix, "mIoU", value, dict(intersection=intersection, union=union))
+            key = f"{prefix}/mIoU" if prefix else "mIoU"
+            self._note(key, value, dict(intersection=intersection, union=union), classes)
         return found
 
-    def _note_boxes(self, compute: Any, results: list[Any], prefix: str = "coco") -> Any:
+    def _note_boxes(self, compute: Any, results: list[Any], prefix: str, classes: list[str]) -> Any:
         from pycocotools.cocoeval import COCOeval
 
         evaluations: list[Any] = []
@@ -130,7 +140,10 @@ class StudyHook(Hook):
             self.empty.add(prefix)
         for evaluation in evaluations:
             if evaluation.params.iouType == "bbox" and evaluation.params.useCats:
-                self._note(prefix, "bbox_mAP", float(evaluation.stats[0]), match_boxes(evaluation))
+                # A label is the place of a category in the annotations, whatever the order of the config's classes.
+                names = [evaluation.cocoGt.cats[category]["name"] for category in evaluation.params.catIds]
+                key = f"{prefix}/bbox_mAP" if prefix else "bbox_mAP"
+                self._note(key, float(evaluation.stats[0]), match_boxes(evaluation), names)
         return found
 
 

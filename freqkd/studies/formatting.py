@@ -48,11 +48,38 @@ def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in cells]
 
 
+def table_of_classes(answer: Mapping[str, Any], length: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a table of the metric of each class, a mean over runs; none where no method's runs have it.
+
+    Where it is not 1 % or more in all of them, the cell says in how many it is.
+
+    Args:
+        answer: of a study.
+        length: one of its lengths.
+    """
+    known = {row["method"]: row["by_class"] for row in length["rows"] if row["by_class"]}
+    if not known:
+        return []
+    teacher = {name: [value] for name, value in (answer["teacher"].get("by_class") or {}).items()}
+    rows = []
+    for method, by_class in (known | {"teacher": teacher} if teacher else known).items():
+        cells = {"method": method}
+        for name, values in by_class.items():
+            present = [value for value in values if value is not None]
+            learnt = sum(value >= UNLEARNT for value in present)
+            mean = answer["scale"] * sum(present) / len(present) if present else None
+            cells[name] = text(mean, form_of(answer))
+            if learnt < len(present) and present[1:]:
+                cells[name] += f" (in {learnt} of {len(present)} runs)"
+        rows.append(cells)
+    return table(rows)
+
+
 def missed_classes(teacher: Mapping[str, Any]) -> str:
     """Return how many of a teacher's classes it has not learnt; nothing where that is not known.
 
-    >>> missed_classes(dict(by_class=[0.5, 0.0, None])), missed_classes({})
+    >>> missed_classes(dict(by_class=dict(a=0.5, b=0.0, c=None))), missed_classes({})
     ('1 of 2', '')
     """
-    known = [value for value in teacher.get("by_class") or [] if value is not None]
+    known = [value for value in (teacher.get("by_class") or {}).values() if value is not None]
     return f"{sum(value < UNLEARNT for value in known)} of {len(known)}" if known else ""

@@ -93,10 +93,10 @@ def evaluate_students(plan: Plan, jobs: Jobs, folder: str, split: str = "test") 
     for job in evaluations:
         job.result.unlink(missing_ok=True)  # of earlier images or students
     jobs.plan(evaluations)
-    found = {job.name: record["metric"] for job, record in jobs.run(evaluations)}
+    found = {job.name: {key: record[key] for key in ("metric", "by_class")} for job, record in jobs.run(evaluations)}
     study.pop("pilot", None)  # of the study's own split
-    study = study | dict(metric_name=f"{study['metric_name']}, {split} split", teacher=dict(metric=found["teacher"]))
-    judged = [run | dict(metric=found[name], images=None, fidelity=None) for name, run in runs.items()]
+    study = study | dict(metric_name=f"{study['metric_name']}, {split} split", teacher=found["teacher"])
+    judged = [run | found[name] | dict(images=None, fidelity=None) for name, run in runs.items()]
     answer = summarise(study, judged)
     out = plan.results / split
     with write_whole(out / "answer.json") as numbers, write_whole(out / "answer.md") as report:

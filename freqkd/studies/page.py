@@ -7,6 +7,7 @@ What stands between a comment `<!-- KIND ... -->` and `<!-- end -->` is written 
 ``repeated STUDY LENGTH``       those with more than one seed, by the metric, with the seeds that all have
 ``words STUDY LENGTH``          the sentences of the answer
 ``trials STUDY LENGTH``         its search
+``classes STUDY LENGTH``        the metric of each class
 ``beside STUDY LENGTH, ...``    explorations side by side, with the seeds that all forms have
 ``summary METHOD``              a row for each study and length that judges a method on the reported split
 ``gains WORD: METHOD, ...``     a row for each whose study has a word in its name, a column for each method
@@ -33,7 +34,7 @@ from freqkd.studies.answer import Record, length_of, read_study, summarise, word
 from freqkd.studies.statistics import STUDENT
 from freqkd.utils.files import write_whole
 
-_KINDS = "table|repeated|words|trials|beside|summary|gains|between|premises"
+_KINDS = "table|repeated|words|trials|classes|beside|summary|gains|between|premises"
 _OLD = r"(?:(?!<!-- ).)*"  # what is written again
 _BLOCK = re.compile(rf"(<!-- ({_KINDS})(?: ([^\n]+?))? -->\n){_OLD}(<!-- end -->)", re.DOTALL)
 _NUMBER = re.compile(
@@ -96,6 +97,8 @@ class _Pages:
         if kind == "repeated":
             return tables.methods_at(*self.at(place, asked, fewest=2), brief=True)
         answer, length = self.at(place, asked)
+        if kind == "classes":
+            return tables.classes(answer, length)
         if kind == "trials":
             files = sorted(self.results.joinpath(answer["study"], "search").glob("*.json"))
             return tables.trials(answer, length, [json.loads(path.read_text("utf-8")) for path in files])

@@ -31,7 +31,6 @@ from freqkd.apis.train import build_runner, train
 from freqkd.hooks.non_finite import NonFiniteError
 from freqkd.hooks.progress import SECONDS
 from freqkd.studies.evaluation import StudyHook
-from freqkd.studies.statistics import by_class
 from freqkd.studies.study import POINTS, Metric
 from freqkd.utils.compat import read_config
 from freqkd.utils.environment import cpu_name
@@ -156,7 +155,7 @@ def _train(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
     export_student(config, _latest(config), config.work_dir, half=kind == "teacher")
     if kind == "teacher":
         return record
-    return record | (_report(runner, run) if run["report"] else dict(fidelity=None, images=None))
+    return record | (_report(runner, run) if run["report"] else dict(by_class=None, fidelity=None, images=None))
 
 
 def _report(runner: Any, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +169,8 @@ def _report(runner: Any, run: Mapping[str, Any]) -> dict[str, Any]:
     if hook.images:
         with write_whole(arrays) as file:
             np.savez_compressed(file, **hook.images)
-    return dict(metric=hook.value, fidelity=fidelity, images=arrays.name if hook.images else None)
+    images = arrays.name if hook.images else None
+    return dict(metric=hook.value, by_class=hook.by_class(), fidelity=fidelity, images=images)
 
 
 def _evaluate(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,8 +180,7 @@ def _evaluate(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
     if run.get("labels"):
         with write_whole(run["labels"]) as file:
             np.savez_compressed(file, *_hook(runner).labels)
-    images = _hook(runner).images
-    return dict(metric=_hook(runner).value, by_class=by_class(images) if images else None)
+    return dict(metric=_hook(runner).value, by_class=_hook(runner).by_class())
 
 
 def _fill(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:

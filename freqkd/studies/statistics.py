@@ -8,8 +8,7 @@ better, and they are not rounded (mmdet's printed AP has three decimals: two see
 ==================== =====================================================================================
 ``study``            str, the study's name
 ``metric_name``      str, for example ``"box AP"``
-``teacher``          object; ``metric`` is the teacher's, on the reported split; optional ``by_class`` that of each class,
-                     from 0 to 1, null for a class that no image has
+``teacher``          object; ``metric`` is the teacher's, on the reported split; optional ``by_class``, as that of a run
 ``calibration``      object; ``seconds_per_step`` and whatever turned seconds into steps; copied to the answer
 ``worthwhile``       float, optional: smallest gain worth having, in the metric's unit, fixed before the runs; default:
                      a tenth of the gap between the teacher and the student alone
@@ -33,6 +32,8 @@ better, and they are not rounded (mmdet's printed AP has three decimals: two see
 ``train_seconds``    float
 ``device``           str, optional: the GPU or processor; seconds on other devices than the student's are not compared
 ``peak_memory_mb``   float
+``by_class``         object or null, optional: the metric of each class on the reported split by its name, from 0 to 1;
+                     null for a class that no image has
 ``fidelity``         float or null: agreement with the teacher's predictions on the reported split
 ``images``           file name of an ``.npz`` beside the record, or null; its layout is that of `resample`
 ``trials``           int: trials in the search

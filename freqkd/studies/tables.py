@@ -8,7 +8,7 @@ import numpy as np
 
 from freqkd.studies import statistics as st
 from freqkd.studies.answer import COLUMNS, Record, length_of
-from freqkd.studies.formatting import difference, form_of, missed_classes, table, text
+from freqkd.studies.formatting import difference, form_of, missed_classes, table, table_of_classes, text
 from freqkd.studies.search import name_trial
 
 
@@ -204,6 +204,23 @@ def trials(answer: Record, length: Record, records: Sequence[Record]) -> str:
             cells.append(f"{options or name_trial({})}: {f'**{number}**' if record['options'] in chosen else number}")
         rows.append({"method": name, f"trials, {answer['metric_name']} on the selection part": "; ".join(cells)})
     return "\n".join(table(rows))
+
+
+def classes(answer: Record, length: Record) -> str:
+    """Return a table of the metric of each class; see `formatting.table_of_classes`.
+
+    Args:
+        answer: of the study.
+        length: one of its lengths.
+
+    Raises:
+        ValueError: no method's runs have it.
+    """
+    if not (lines := table_of_classes(answer, length)):
+        raise ValueError(
+            f"classes must name a length whose runs have by_class, got {answer['study']} {length['length']}"
+        )
+    return "\n".join(lines)
 
 
 def beside(lengths: Sequence[tuple[Record, Record]]) -> str:

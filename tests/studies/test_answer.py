@@ -36,7 +36,7 @@ def save(folder, study, runs):
 
 
 def test_the_teachers_classes_that_it_has_not_learnt():
-    study = STUDY | {"teacher": {"metric": 0.54, "by_class": [0.9, 0.0099, 0.01, None, 0.0]}}
+    study = STUDY | {"teacher": {"metric": 0.54, "by_class": dict(zip("abcde", [0.9, 0.0099, 0.01, None, 0.0]))}}
     assert "\nTeacher: 0.5400; below 1 % in 2 of 4 classes.\n" in markdown(summarise(study, made_up()))
     assert "\nTeacher: 0.5400.\n" in markdown(summarise(STUDY, made_up()))
 

@@ -90,7 +90,9 @@ def test_what_is_recorded_and_what_is_kept(finished):
     assert record["budget"] == {"steps": 6}
     assert 0 < record["fidelity"] < 1
     assert record["metric"] != record["curve"][-1][1]
+    assert 100 * np.mean([*record["by_class"].values()]) == pytest.approx(record["metric"])
     own = json.loads((folder / "results/toy/STUDY.json").read_text())
+    assert own["teacher"]["by_class"].keys() == record["by_class"].keys()
     assert own["calibration"]["seconds_per_step"].keys() == {"student"}  # the budget is steps
     assert own["teacher"]["metric"] > 0
     kept = {path.name for path in (folder / "work/toy/final/mse_6-steps_seed1").iterdir()}
@@ -342,7 +344,7 @@ def test_numbers_in_a_page_are_those_of_the_results(finished, tmp_path):
     (line_of_premises,) = [
         line for line in fill("<!-- premises -->\n<!-- end -->", folder / "results").splitlines() if "toy" in line
     ]
-    classes = json.loads((folder / "results/toy/STUDY.json").read_text())["teacher"]["by_class"]
+    classes = json.loads((folder / "results/toy/STUDY.json").read_text())["teacher"]["by_class"].values()
     assert np.mean([100 * value for value in classes if value is not None]) == pytest.approx(
         answer["teacher"]["metric"]
     )

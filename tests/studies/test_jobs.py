@@ -196,7 +196,7 @@ def boxes(crowd=0, copies=1):
     api.dataset = dict(
         images=[dict(id=image) for image in range(1, 5)],
         annotations=truth,
-        categories=[dict(id=1), dict(id=2)],
+        categories=[dict(id=1, name="red"), dict(id=2, name="white")],
         info={},
     )
     api.createIndex()
@@ -213,11 +213,13 @@ def test_the_box_ap_is_kept_without_rounding_and_per_image():
         evaluation.summarize()
         return {"coco/bbox_mAP": round(evaluation.stats[0], 3)}
 
-    rounded = hook._note_boxes(compute, [])
+    rounded = hook._note_boxes(compute, [], "coco", ["white", "red"])
     hook._read(rounded)
     assert hook.value == evaluation.stats[0] != rounded["coco/bbox_mAP"]
     assert resample(hook.images, 0)[0] == pytest.approx(evaluation.stats[0], abs=1e-12)
     assert hook.images["objects"].sum() == 18
+    of_classes = evaluation.eval["precision"][:, :, :, 0, -1].mean((0, 1))
+    assert hook.by_class() == pytest.approx(dict(red=of_classes[0], white=of_classes[1]), abs=1e-12)
 
 
 def test_the_first_hundred_detections_of_an_image_and_a_class_count():
@@ -237,8 +239,9 @@ def test_arrays_per_image_are_kept_for_their_own_metric_alone():
     for metric in (dict(key="mAcc", larger=True), dict(key="mIoU", larger=False)):
         hook = StudyHook(metric, "curve.json")
         areas = [(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 3.0]), None, None)] * 2
-        hook._read(hook._note_areas(lambda results: {"mIoU": 50.0, "mAcc": 60.0}, areas))
+        hook._read(hook._note_areas(lambda results: {"mIoU": 50.0, "mAcc": 60.0}, areas, "", ["sky", "road"]))
         assert hook.images == {}
+        assert hook.by_class() is None
 
 
 def test_crowds_have_no_arrays_per_image():
@@ -250,13 +253,16 @@ def test_crowds_have_no_arrays_per_image():
 @pytest.mark.parametrize("key", ["coco/bbox_mAP", "coco/bbox_mAP_50", "coco/segm_mAP"])
 def test_a_detector_that_finds_nothing_has_an_ap_of_zero(key):
     hook = StudyHook(dict(key=key, larger=True), "curve.json")
-    hook._read(hook._note_boxes(lambda results: {}, []))
+    hook._read(hook._note_boxes(lambda results: {}, [], "coco", []))
     assert hook.value == 0
 
 
 def test_evaluators_of_one_kind_are_told_apart_by_their_prefix():
     areas = [[(torch.tensor([1.0, 2.0]), torch.tensor([3.0, part]), None, None)] for part in (4.0, 2.0)]
-    kinds = [type("IoU", (), dict(prefix=x, compute_metrics=lambda self, results: {"mIoU": 0.0})) for x in "ab"]
+    kinds = [
+        type("IoU", (), dict(prefix=x, dataset_meta=None, compute_metrics=lambda self, results: {"mIoU": 0.0}))
+        for x in "ab"
+    ]
     metrics = [kind() for kind in kinds]
     for key, value in (("a/mIoU", 100 * (1 / 3 + 1 / 2) / 2), ("b/mIoU", 100 * (1 / 3 + 1) / 2)):
         hook = StudyHook(dict(key=key, larger=True), "curve.json")
@@ -273,10 +279,11 @@ def test_evaluators_of_one_kind_are_told_apart_by_their_prefix():
 def test_the_mean_iou_is_kept_without_rounding_and_per_image():
     hook = StudyHook(dict(key="mIoU", larger=True), "curve.json")
     areas = [(torch.tensor([1.0, 2.0, 0.0]), torch.tensor([3.0, 3.0, 0.0]), None, None)] * 2
-    hook._read(hook._note_areas(lambda results: {"mIoU": 50.0, "aAcc": 1.0}, areas))
+    hook._read(hook._note_areas(lambda results: {"mIoU": 50.0, "aAcc": 1.0}, areas, "", ["sky", "road", "cow"]))
     assert hook.value == pytest.approx(100 * (1 / 3 + 2 / 3) / 2)
     assert 100 * resample(hook.images, 0)[0] == pytest.approx(hook.value)
     assert hook.images["union"].shape == (2, 3)
+    assert hook.by_class() == {"sky": pytest.approx(1 / 3), "road": pytest.approx(2 / 3), "cow": None}
 
 
 def test_an_unknown_metric_and_a_smaller_one_that_is_better():

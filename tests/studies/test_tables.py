@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from made_up_runs import GAINS, STUDENT, STUDY, made_up, run
 
-from freqkd.studies.answer import summarise
+from freqkd.studies.answer import markdown, summarise
 from freqkd.studies.statistics import difference, seeds_needed
-from freqkd.studies.tables import beside, between, gains, number, premises, summary, trials
+from freqkd.studies.tables import beside, between, classes, gains, number, premises, summary, trials
 
 EXPLORED = STUDY | {"study": "forms", "metric_name": "box AP, selection part"}
 
@@ -20,7 +20,7 @@ def rows(table):
 
 
 class TestPremises:
-    STUDY = STUDY | {"teacher": {"metric": 0.54, "by_class": [0.9, 0.0099, 0.01, None, 0.0]}}
+    STUDY = STUDY | {"teacher": {"metric": 0.54, "by_class": dict(zip("abcde", [0.9, 0.0099, 0.01, None, 0.0]))}}
 
     def test_one_seed_has_no_row(self):
         with pytest.raises(ValueError, match="premises needs a study with two seeds"):
@@ -115,6 +115,44 @@ class TestTrials:
         length = self.ANSWER["lengths"][0] | {"length": "600 steps"}
         with pytest.raises(ValueError, match="trials must name a length of cells with a search, got '600 steps'"):
             trials(self.ANSWER, length, [self.trial("mse", 0.25, ratio=8.0)])
+
+
+class TestClasses:
+    LEARNT = {
+        "student": [[0.5, 0.0, None], [0.25, 0.02, None]],
+        "mse": [[0.5, 0.25, None]] * 2,
+    }
+
+    def answer(self, scale=1.0, teacher=(0.75, 0.0, None)):
+        study = STUDY | {"scale": scale, "teacher": {"metric": 60.0, "by_class": dict(zip("abc", teacher))}}
+        runs = [
+            run(method, seed, 0.5, by_class=dict(zip("abc", values)))
+            for method, learnt in self.LEARNT.items()
+            for seed, values in enumerate(learnt)
+        ]
+        return summarise(study, [*runs, run("low", 0, 0.5, by_class=None), run("pkd", 0, 0.5)])
+
+    def test_means_over_runs_and_in_how_many_a_class_is_learnt(self):
+        for answer, values in (
+            (self.answer(), ("0.3750", "0.0100", "0.5000", "0.2500", "0.7500", "0.0000")),
+            (self.answer(100.0), ("37.50", "1.00", "50.00", "25.00", "75.00", "0.00")),
+        ):
+            table = classes(answer, answer["lengths"][0])
+            assert table.splitlines()[0] == "| method | a | b | c |"
+            assert [*rows(table).items()] == [
+                ("student", [values[0], f"{values[1]} (in 1 of 2 runs)", "-"]),
+                ("mse", [*values[2:4], "-"]),
+                ("teacher", [*values[4:], "-"]),
+            ]
+
+    def test_runs_without_classes_have_no_table(self):
+        answer = summarise(STUDY, made_up())
+        with pytest.raises(
+            ValueError, match="classes must name a length whose runs have by_class, got cells 300 steps"
+        ):
+            classes(answer, answer["lengths"][0])
+        assert "of each class" not in markdown(answer)
+        assert "\nbox AP of each class:\n\n| method | a | b | c |\n" in markdown(self.answer())
 
 
 def test_explorations_side_by_side_are_ordered_by_their_share_of_the_gap():
