@@ -32,8 +32,8 @@ NOTES = """\
 Differences: paired over seeds, with a 95 % t interval (Welch's where seeds are not shared). Verdicts are corrected for the
 number of methods (Holm), intervals are not. Over images: 95 % bootstrap interval for the networks at hand. Could see: true
 difference that so many seeds find with a chance of 80 %, at 5 % over the number of methods. Time to the student alone's
-final metric: mean curves; not given of runs on another device than the student's. Fidelity: share of pixels with the teacher's
-label, of segmenters."""
+final metric: mean curves; not given of runs on another device than the student's. Fidelity to the teacher: of segmenters the
+share of pixels with its label, of detectors the box AP with its detections of a score of 0.3 or more as the objects."""
 
 
 def read_study(folder: str | Path) -> tuple[Record, list[Record]]:

@@ -1,4 +1,4 @@
-"""What the evaluations of a run found: the metric without rounding, matches on every image, label maps."""
+"""What the evaluations of a run found: the metric without rounding, matches on every image, predictions."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from mmengine.hooks import Hook
 
 from freqkd.registry import HOOKS
+from freqkd.studies.fidelity import Prediction, predictions
 from freqkd.studies.statistics import by_class
 from freqkd.utils.files import write_whole
 from freqkd.utils.patches import replaced
@@ -46,7 +47,7 @@ class StudyHook(Hook):
         self.classes: dict[str, list[str]] = {}
         self.empty: set[str] = set()  # prefixes of evaluators that were given no detection
         self.images: dict[str, Any] = {}
-        self.labels: list[Any] = []
+        self.predictions: list[Prediction] = []
 
     def before_train(self, runner: Any) -> None:
         """Read the file; repeat a validation that a kill has prevented after its checkpoint."""
@@ -65,9 +66,8 @@ class StudyHook(Hook):
         self._watch(runner.test_loop.evaluator)
 
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Keep the predicted label maps of a segmenter."""
-        maps = [sample.pred_sem_seg.data for sample in outputs or () if "pred_sem_seg" in sample]
-        self.labels += [one.cpu().numpy().astype(np.uint16) for one in maps]
+        """Keep the label maps of a segmenter, the detections of a detector."""
+        self.predictions += predictions(outputs or ())
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Add a point to the curve."""
@@ -102,7 +102,7 @@ class StudyHook(Hook):
         self.value, self.seconds = value if self.metric["larger"] else -value, time.monotonic() - self.seconds
 
     def _watch(self, evaluator: Any) -> None:
-        self.exact, self.arrays, self.classes, self.empty, self.labels = {}, {}, {}, set(), []
+        self.exact, self.arrays, self.classes, self.empty, self.predictions = {}, {}, {}, set(), []
         self.seconds = time.monotonic()
         for metric in evaluator.metrics:
             vars(metric).pop("compute_metrics", None)  # of the validation before

@@ -53,7 +53,7 @@ class Plan:
         self.study, self.results, self.work = study, Path(results, study.name), Path(work, study.name)
         self.trained = self.work / "teacher" / "teacher" / "student.pth"  # where the study trains its teacher
         self.checkpoint = find_file(str(study.teacher.get("checkpoint") or self.trained))
-        self.labels = str((self.work / "teacher-labels.npz").resolve())
+        self.predictions = str((self.work / "teacher-predictions.npz").resolve())
         self.teacher = copy.deepcopy(read_config(study.teacher["config"]))
         self.network = self.teacher.model.get("student") or self.teacher.model
         images = training_images(study.student)[0]
@@ -499,7 +499,7 @@ class Plan:
         if not self.study.report:
             config.test_dataloader, config.test_evaluator = config.val_dataloader, config.val_evaluator
         config.model = self.network
-        about = dict(labels=self.labels, checkpoint=self.checkpoint)
+        about = dict(predictions=self.predictions, checkpoint=self.checkpoint)
         return self.job("teacher, evaluation", config, "evaluate", "teacher.json", 0.0, **about)
 
     def training(self, name: str, options: Mapping[str, Any], seed: int, known: Mapping[str, Any]) -> Job:
@@ -528,7 +528,7 @@ class Plan:
             result,
             seconds,
             record=record,
-            labels=self.labels,
+            predictions=self.predictions,
             report=self.study.report,
         )
 

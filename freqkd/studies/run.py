@@ -31,6 +31,7 @@ from freqkd.apis.train import build_runner, train
 from freqkd.hooks.non_finite import NonFiniteError
 from freqkd.hooks.progress import SECONDS
 from freqkd.studies.evaluation import StudyHook
+from freqkd.studies.fidelity import fidelity
 from freqkd.studies.study import POINTS, Metric
 from freqkd.utils.compat import read_config
 from freqkd.utils.environment import cpu_name
@@ -91,8 +92,8 @@ def set_purpose(config: Config, kind: str, work_dir: Path, result: Path, metric:
         work_dir: of the run.
         result: the JSON file that the run writes at its end.
         metric: of the study.
-        options: `record`, what the result says beside what was measured; `labels`, file of the teacher's label maps of the
-            reported split; `report`, whether a final run reads that split; `checkpoint`, to evaluate; `keep`, the name under
+        options: `record`, what the result says beside what was measured; `predictions`, file of the teacher's on the reported
+            split; `report`, whether a final run reads that split; `checkpoint`, to evaluate; `keep`, the name under
             which a first stage keeps its last checkpoint; `made_of`, a name for all that the run depends on.
     """
     config[RUN] = dict(kind=kind, result=str(result.resolve()), load_from=config.get("load_from"), **options)
@@ -159,27 +160,27 @@ def _train(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _report(runner: Any, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Evaluate the reported split, and compare label maps with the teacher's."""
+    """Evaluate the reported split, and compare predictions with the teacher's."""
     runner.test()
-    hook, fidelity, arrays = _hook(runner), None, Path(run["result"]).with_suffix(".npz")
-    if hook.labels:
-        with np.load(run["labels"]) as maps:
-            same = [(maps[f"arr_{place}"] == label).ravel() for place, label in enumerate(hook.labels)]
-        fidelity = float(np.concatenate(same).mean())
+    hook, arrays = _hook(runner), Path(run["result"]).with_suffix(".npz")
+    with np.load(run["predictions"]) as kept:
+        teachers = [kept[f"arr_{place}"] for place in range(len(hook.predictions))]
     if hook.images:
         with write_whole(arrays) as file:
             np.savez_compressed(file, **hook.images)
     images = arrays.name if hook.images else None
-    return dict(metric=hook.value, by_class=hook.by_class(), fidelity=fidelity, images=images)
+    return dict(
+        metric=hook.value, by_class=hook.by_class(), fidelity=fidelity(hook.predictions, teachers), images=images
+    )
 
 
 def _evaluate(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
     config.load_from, config.resume = run["checkpoint"], False
     runner = build_runner(config)
     runner.test()
-    if run.get("labels"):
-        with write_whole(run["labels"]) as file:
-            np.savez_compressed(file, *_hook(runner).labels)
+    if run.get("predictions"):
+        with write_whole(run["predictions"]) as file:
+            np.savez_compressed(file, *_hook(runner).predictions)
     return dict(metric=_hook(runner).value, by_class=_hook(runner).by_class())
 
 

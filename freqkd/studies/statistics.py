@@ -34,7 +34,7 @@ better, and they are not rounded (mmdet's printed AP has three decimals: two see
 ``peak_memory_mb``   float
 ``by_class``         object or null, optional: the metric of each class on the reported split by its name, from 0 to 1;
                      null for a class that no image has
-``fidelity``         float or null: agreement with the teacher's predictions on the reported split
+``fidelity``         float or null: agreement with the teacher's predictions on the reported split, see `fidelity.fidelity`
 ``images``           file name of an ``.npz`` beside the record, or null; its layout is that of `resample`
 ``trials``           int: trials in the search
 ==================== =====================================================================================
