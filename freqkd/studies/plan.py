@@ -231,14 +231,19 @@ class Plan:
             ValueError: one is finished, with other options than the search chooses now.
         """
         jobs = [self.training(name, chosen[name], seed, known) for seed in seeds for name in self.study.methods]
+        old: dict[str, str] = {}
         for name, job in zip(self.study.methods, jobs):
-            for path in sorted(self.results.glob(f"{job.result.name.rsplit('_seed')[0]}_seed*.json")):
+            files = f"{job.result.name.rsplit('_seed')[0]}_seed*.json"
+            for path in sorted(self.results.glob(files)):
                 made = json.loads(path.read_text("utf-8"))["options"]
                 if made != chosen[name]:
-                    raise ValueError(
-                        f"search chooses {name_trial(chosen[name])} for {name} now, but {path} was made with "
-                        f"{name_trial(made)}; delete the final runs of {name} of this length, or give the study another name"
-                    )
+                    now = f"{name_trial(chosen[name])} for {name} now, but {path} was made with {name_trial(made)}"
+                    old.setdefault(files, now)
+        if old:
+            raise ValueError(
+                f"search chooses {'; '.join(old.values())}; delete {', '.join(str(self.results / file) for file in old)}, or "
+                "give the study another name"
+            )
         return jobs
 
     @property

@@ -221,13 +221,17 @@ def test_a_search_may_grow(finished, toy_study, tmp_path, monkeypatch):
     assert records(tmp_path) == before
     rows = json.loads((tmp_path / "results/toy/answer.json").read_text())["lengths"][0]["rows"]
     assert {row["trials"] for row in rows} == {3}
-    trial = tmp_path / "results/toy/search/mse_6-steps_trial-ratio0.5.json"
-    trial.write_text(json.dumps(json.loads(trial.read_text()) | dict(metric=99.0)))
-    message = (
-        r"search chooses ratio0\.5 for mse now, but .*mse_6-steps_seed0\.json was made with ratio[14]; delete the final"
-    )
-    with pytest.raises(ValueError, match=message):
+    for name in ("mse_6-steps_trial-ratio0.5.json", "student_6-steps_trial-lr0.5.json"):
+        trial = tmp_path / "results/toy/search" / name
+        trial.write_text(json.dumps(json.loads(trial.read_text()) | dict(metric=99.0)))
+    with pytest.raises(ValueError, match=r"search chooses .* now, but") as error:
         run(tmp_path, study)
+    for changed in (
+        r"lr0\.5 for student now, but \S*student_6-steps_seed0\.json was made with (?!lr0\.5)\S+;",
+        r"ratio0\.5 for mse now, but \S*mse_6-steps_seed0\.json was made with ratio[14];",
+        r"; delete \S*/results/toy/student_6-steps_seed\*\.json, \S*/results/toy/mse_6-steps_seed\*\.json, or give",
+    ):
+        assert re.search(changed, str(error.value)), error.value
     assert records(tmp_path) == before
 
 
