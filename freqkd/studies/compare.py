@@ -145,6 +145,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--jobs", type=int, default=1, help="runs at once, each on one thread (default: %(default)s)")
     add("--no-cached", action="store_true", help="let the teacher run in every step, on ordinary augmentation")
     add("--keep", action="store_true", help="keep checkpoints and logs of finished runs")
+    add(
+        "--lr",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="FACTOR",
+        help="with --quick: factors on the learning rate, a trial each, among which every method and the student alone choose",
+    )
     add("--metric", default="", help="with --quick: key of the metric (default: COCO's box AP, or the mean IoU)")
     add("--evaluate", metavar="FOLDER", help="of a finished study: its students on other images, laid out as its own")
     add("--split", default="test", help="with --evaluate: what paths there say in place of val (default: %(default)s)")
@@ -156,8 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if options.quick and options.pilot:
         raise ValueError(f"--pilot must be left out with --quick, which keeps to its time, got {options.pilot}")
+    if options.lr and not options.quick:
+        raise ValueError(f"--lr must be left out without --quick, because a study file has search=, got {options.lr}")
     if options.quick:
-        study = quick_study(options.study, options.metric, **changes)
+        study = quick_study(options.study, options.metric, options.lr, **changes)
     else:
         study = read_study(options.study, options.methods, **changes)
     results = options.results_dir or (f"{options.work_dir}/results" if options.quick else "studies/results")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ METRICS = {"CocoMetric": Metric("coco/bbox_mAP", "box AP"), "IoUMetric": Metric(
 LOSSES = {MSE: dict(type="freqkd.MSELoss"), "details": dict(type="freqkd.FreeKDLoss", preset="details")}
 
 
-def quick_study(path: str, metric: str = "", **changes: Any) -> Study:
+def quick_study(path: str, metric: str = "", lr: Sequence[float] = (), **changes: Any) -> Study:
     """Return the study of a distillation's config, on a tenth of its length and with its own weights.
 
     MSE and details have the taps, levels and align of the config's first term without an adapter, and its weight where that is
@@ -37,6 +37,7 @@ def quick_study(path: str, metric: str = "", **changes: Any) -> Study:
     Args:
         path: the config.
         metric: its key; empty: COCO's box AP or the mean IoU.
+        lr: factors on the config's learning rate, among which every method and the student alone choose; none: as given.
         changes: `seeds`, `budget` and `views` in place of 3, a tenth, and those of the config's cached teacher.
 
     Raises:
@@ -72,7 +73,7 @@ def quick_study(path: str, metric: str = "", **changes: Any) -> Study:
         given["budget"] = Budget.read(given["budget"])
     mark = hashlib.sha256(config.pretty_text.encode()).hexdigest()[:8]
     parts = dict(
-        name=f"quick-{re.sub('[^A-Za-z0-9.+-]', '-', Path(path).stem)}-{mark}",
+        name=f"quick-{re.sub('[^A-Za-z0-9.+-]', '-', Path(path).stem)}-{mark}{'-lr' * bool(lr)}",
         student=student,
         teacher=teacher,
         metric=Metric(metric) if metric else METRICS[str(kind)],
@@ -83,6 +84,7 @@ def quick_study(path: str, metric: str = "", **changes: Any) -> Study:
         },
         budget=Budget(max(POINTS, steps // SHARE), like=OWN),
         selection=Selection(min(Selection().fraction, MOST_IMAGES / images)),
+        search={part: [dict(lr=factor) for factor in lr] for part in ("methods", "student")} if lr else {},
         seeds=SEEDS,
         views=cache.get("views", 0),
     )
@@ -140,7 +142,12 @@ def verdict(path: str, answer: Mapping[str, Any], length: str) -> str:
         return f"{path}: cannot tell, because the student alone has no run with its seed"
     interval = "" if found["low"] is None else f", 95 % interval {found['low']:+.4f} to {found['high']:+.4f}"
     own = verdicts({OWN: Difference(**{f.name: found[f.name] for f in fields(Difference)})}, at["worthwhile"])[OWN]
+    alone = next(row for row in at["rows"] if row["method"] == STUDENT)
+    rates = [float(one["options"][0].get("lr", 0)) for one in (row, alone)]
+    chosen = "all at the config's learning rate (--lr lets each choose)"
+    if all(rates):
+        chosen = f"at {rates[0]:g} times the config's learning rate, the student alone at {rates[1]:g} times"
     return (
         f"{path} {own}: {answer['metric_name']} {found['mean']:+.4f} against the student alone{interval}, "
-        f"{found['seeds']} seed{'s' * (found['seeds'] > 1)}"
+        f"{found['seeds']} seed{'s' * (found['seeds'] > 1)}, {chosen}"
     )

@@ -54,6 +54,16 @@ def test_the_methods_of_a_shipped_config(monkeypatch):
     assert quick_study(path).methods["config"].terms["loss_mse"]["weight"] == 1.0  # what a term has without one
     monkeypatch.undo()
     monkeypatch.chdir(ROOT)
+    assert (study.search, quick_study(path, lr=[1.0, 4.0]).search) == (
+        {},
+        {part: [{"lr": 1.0}, {"lr": 4.0}] for part in ("methods", "student")},
+    )
+    assert quick_study(path, lr=[1.0, 4.0]).name == f"{study.name}-lr"  # beside results without a search
+    for lr, message in (([0.0], r"search\.methods\[0\]\.lr must be above 0, got 0"), ([2.0, 2.0], "every trial once")):
+        with pytest.raises(ValueError, match=message):
+            quick_study(path, lr=lr)
+    with pytest.raises(ValueError, match=r"--lr must be left out without --quick, because a study file has search="):
+        main(["studies/blood_cells.py", "--lr", "2"])
     with pytest.raises(ValueError, match=r"--quick takes the config of a distillation"):
         quick_study("configs/baselines/retinanet_r18w16_b8-12e_blood-cells.py")
 
@@ -63,16 +73,32 @@ def test_a_term_of_weight_zero_is_the_student_alone(forked, toy_data, teachers, 
     toy_data(tmp_path)
     path = tmp_path / "own.py"
     path.write_text(DISTILLATION.format(teacher=teachers("segmentation")))
-    main([str(path), "--quick", "--seeds", "1", "--budget", "6", "--work-dir", str(tmp_path / "work")])
+    main(
+        [
+            str(path),
+            "--quick",
+            "--seeds",
+            "1",
+            "--budget",
+            "6",
+            "--lr",
+            "1",
+            "0.5",
+            "--work-dir",
+            str(tmp_path / "work"),
+        ]
+    )
     (folder,) = (tmp_path / "work/results").iterdir()
     runs = {record["method"]: record for record in map(_read, folder.glob("*_seed0.json"))}
     assert runs.keys() == {"student", "config", "mse", "details"}
-    for key in ("metric", "curve"):  # so first weights, data order and schedule are the same
+    for key in ("metric", "curve", "options"):  # so first weights, data order and schedule are the same
         assert runs["config"][key] == runs["student"][key]
-        assert runs["mse"][key] != runs["student"][key]
+        assert key == "options" or runs["mse"][key] != runs["student"][key]
+    tried = {(record["method"], record["options"]["lr"]) for record in map(_read, folder.glob("search/*.json"))}
+    assert tried == {(method, lr) for method in runs for lr in (1, 0.5)}
     printed = capsys.readouterr().out
-    announced = re.search(r"4 runs of [\d.]+ s, 0 finished; about ([\d.]+) s left", printed)
-    assert announced
+    announced = re.search(r"12 runs of 6 steps, 0 finished; about ([\d.]+) (s|min) left", printed)
+    assert announced, printed
     assert float(announced[1]) > 0
     assert f"{path} cannot tell yet, the deviation" in printed
 
@@ -95,9 +121,16 @@ def test_the_sentence(gains, words):
     """Without a correction for MSE and details: of three methods, the first would not be called to help (p = 0.035)."""
     found = asdict(difference(dict(enumerate(gains)), dict.fromkeys(range(3), 0.0))) | {"words": "cannot tell"}
     other = dict(length="600 steps", rows=[dict(method="config", to_student=dict(found, mean=0.5))], worthwhile=0.01)
-    own = dict(length="75 s", rows=[dict(method="config", to_student=found)], worthwhile=0.01)
+    rows = [dict(method=method, options=[{}]) for method in ("student", "mse", "config")]
+    rows[2]["to_student"] = found
+    own = dict(length="75 s", rows=rows, worthwhile=0.01)
     answer = dict(metric_name="box AP", lengths=[own, other, dict(length="9 s", rows=[dict(method="student")])])
-    assert verdict("own.py", answer, "75 s") == f"own.py {words}, 3 seeds"
+    given = "all at the config's learning rate (--lr lets each choose)"
+    assert verdict("own.py", answer, "75 s") == f"own.py {words}, 3 seeds, {given}"
+    for row, factor in zip(rows, (1.0, 16.0, 0.5)):
+        row["options"] = [dict(lr=factor)]
+    chosen = "at 0.5 times the config's learning rate, the student alone at 1 times"
+    assert verdict("own.py", answer, "75 s") == f"own.py {words}, 3 seeds, {chosen}"
     for length in ("9 s", "80 s"):
         assert verdict("own.py", answer, length).startswith(
             f"own.py: cannot tell yet, because it has no finished run of {length}"
