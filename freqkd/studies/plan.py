@@ -543,8 +543,11 @@ def _merge(known: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
     >>> _merge(dict(a=dict(x=1), b=1), dict(a=dict(y=2), b=2))
     {'a': {'x': 1, 'y': 2}, 'b': 2}
+    >>> _merge(dict(a=[1]), dict(a=dict(x=1)))  # as older versions wrote the metric of each class
+    {'a': {'x': 1}}
     """
-    both = {key: _merge(known[key], new[key]) for key in known.keys() & new.keys() if isinstance(new[key], Mapping)}
+    shared = [key for key in known.keys() & new.keys() if isinstance(known[key], Mapping)]
+    both = {key: _merge(known[key], new[key]) for key in shared if isinstance(new[key], Mapping)}
     return {**known, **new, **both}
 
 
