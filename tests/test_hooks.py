@@ -1,6 +1,7 @@
 """Hooks: pictures of masks, prompt files, statistics, guards, progress."""
 
 import io
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -228,3 +229,29 @@ def test_channels_last_changes_the_order_in_memory_and_no_value():
     ChannelsLastHook().before_train(SimpleNamespace(model=model))
     assert model.weight.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("capability", "shape", "converted"),
+    [
+        ("AVX512", dict(in_channels=15, kernel_size=1, stride=(1, 2)), False),
+        ("AVX2", dict(in_channels=15, kernel_size=1, stride=2), True),
+        ("AVX512", dict(in_channels=16, kernel_size=1, stride=2), True),
+        ("AVX512", dict(in_channels=15, kernel_size=1, stride=1), True),
+        ("AVX512", dict(in_channels=15, kernel_size=3, stride=2), True),
+        ("AVX512", dict(in_channels=15, kernel_size=1, stride=2, groups=15), True),
+        ("AVX512", dict(in_channels=15, kernel_size=1, stride=2, device="meta"), True),
+    ],
+)
+def test_channels_last_is_left_out_where_it_would_damage_memory(monkeypatch, capability, shape, converted):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    said = []
+    monkeypatch.setattr("freqkd.hooks.memory_format.print_log", lambda *given: said.append(given))
+    model = nn.Sequential(nn.Conv2d(3, 15, 3), nn.Conv2d(out_channels=15, **shape))
+    ChannelsLastHook().before_train(SimpleNamespace(model=model))
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last) is converted
+    assert bool(said) is not converted
+    if said:
+        ((message, logger, level),) = said
+        assert message.startswith("freqkd.ChannelsLastHook leaves the model as it is: the gradients of 1 (1 x 1")
+        assert (logger, level) == ("current", logging.WARNING)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from torch import nn
+
+NARROW = 16  # input channels, floats in a register of AVX-512
 
 
 class ChannelsLastHook(Hook):
@@ -17,6 +22,9 @@ class ChannelsLastHook(Hook):
     `DistributedDataParallel` lays out its gradient buckets by the weights it is given, and would read gradients of another
     layout in the wrong order.
 
+    On CPUs with AVX-512 a model is left as it is, with a warning, where it has a 1 x 1 convolution with a stride and fewer than
+    16 input channels: in channels last, oneDNN 3.12 (torch 2.13) writes beyond the memory of its gradient.
+
     Raises:
         ValueError: before the first step, the Runner cannot wrap its model again.
     """
@@ -26,6 +34,14 @@ class ChannelsLastHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Convert the model, and the teacher of a distiller or prompt tuner."""
         model = runner.model
+        if found := _corrupting(model):
+            print_log(
+                f"freqkd.ChannelsLastHook leaves the model as it is: the gradients of {', '.join(found)} (1 x 1, with a "
+                f"stride, fewer than {NARROW} input channels) would damage memory in channels last on this processor",
+                "current",
+                logging.WARNING,
+            )
+            return
         if not is_model_wrapper(model):
             model.to(memory_format=torch.channels_last)
             return
@@ -40,3 +56,17 @@ class ChannelsLastHook(Hook):
         runner.model = runner.wrap_model(runner.cfg.get("model_wrapper_cfg"), module)
         if is_compiled:
             runner._maybe_compile("train_step")
+
+
+def _corrupting(model: nn.Module) -> list[str]:
+    """Return the names of the convolutions whose gradient damages memory on this processor."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return []
+    return [
+        name
+        for name, conv in model.named_modules()
+        if isinstance(conv, nn.Conv2d)
+        and (conv.kernel_size, conv.groups, conv.weight.device.type) == ((1, 1), 1, "cpu")
+        and max(conv.stride) > 1
+        and conv.in_channels < NARROW
+    ]
