@@ -235,7 +235,7 @@ def _distillation(pair: Pair, terms: Sequence[Term], teacher: Mapping[str, Any],
         _run(out, "distillation.py"),
         _run(out, "distillation.py", "test", f" {out}/runs/distillation/CHECKPOINT.pth"),
         "",
-        "With a loss on feature maps and AdamW, two to sixteen times the student's learning rate was best on three small data",
+        "With a loss on feature maps and AdamW, two to 32 times the student's learning rate was best on three small data",
         "sets (docs/comparison.md), so try a higher one, too: --cfg-options optim_wrapper.optimizer.lr=...",
     ]
     what = f"Distillation of {title(pair.student.name)} from {title(pair.teacher.name)}."
