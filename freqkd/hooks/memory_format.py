@@ -37,7 +37,8 @@ class ChannelsLastHook(Hook):
         if found := _corrupting(model):
             print_log(
                 f"freqkd.ChannelsLastHook leaves the model as it is: the gradients of {', '.join(found)} (1 x 1, with a "
-                f"stride, fewer than {NARROW} input channels) would damage memory in channels last on this processor",
+                f"stride, fewer than {NARROW} input channels) would damage memory in channels last on this processor; "
+                "widen these, or leave the hook out to silence this",
                 "current",
                 logging.WARNING,
             )

@@ -67,21 +67,19 @@ def _box_ap(detections: Sequence[Prediction], objects: Sequence[Prediction]) -> 
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    given, found = (_as_coco(part) for part in (objects, detections))
+    given = _as_coco(objects)
+    known = {entry["category_id"] for entry in given}
+    found = [entry for entry in _as_coco(detections) if entry["category_id"] in known]
     if not given or not found:
         return 0.0 if given else None
-    truth, quiet = COCO(), contextlib.redirect_stdout(io.StringIO())
+    truth = COCO()
     truth.dataset = dict(
         info={},
         images=[dict(id=image) for image in range(len(objects))],
         annotations=given,
-        categories=[dict(id=label) for label in sorted({entry["category_id"] for entry in given})],
+        categories=[dict(id=label) for label in sorted(known)],
     )
-    known = {category["id"] for category in truth.dataset["categories"]}
-    found = [entry for entry in found if entry["category_id"] in known]
-    if not found:
-        return 0.0
-    with quiet:
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
         evaluation.evaluate()
