@@ -5,6 +5,6 @@ name = "facades-detection-same-time"
 budget = "210s"
 seeds, pilot = 10, 3
 search = dict(
-    methods=[dict(ratio=8.0), dict(ratio=8.0, lr=2.0), dict(ratio=8.0, lr=4.0)],
-    student=[dict(lr=1.0), dict(lr=2.0), dict(lr=4.0)],
+    methods=[dict(ratio=8.0), dict(ratio=8.0, lr=2.0), dict(ratio=8.0, lr=4.0), dict(ratio=8.0, lr=8.0)],
+    student=[dict(lr=1.0), dict(lr=2.0), dict(lr=4.0), dict(lr=8.0)],
 )
